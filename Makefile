@@ -1,0 +1,43 @@
+# Every target prepares .venv first; nothing but Python 3.11 to 3.13 and make need be there.
+#
+#     make demo    restore samples/noisy, score it, write demo_out/report.html
+#     make test    all tests
+#     make lint    ruff, mypy, import layers
+#     make bench   compare with other denoisers: make bench DATA=folder
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint format bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "enhance_ray needs Python 3.11 to 3.13: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,eval,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python benchmarks/demo.py samples demo_out
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	$(BIN)/python benchmarks/denoisers.py --data $(DATA)
+
+clean:
+	rm -rf $(VENV) demo_out

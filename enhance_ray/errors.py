@@ -1,0 +1,94 @@
+"""Every error that this package raises on purpose.
+
+    EnhanceRayError
+    ├── ConfigError             a setting, option or command is wrong: nothing was started
+    ├── CheckpointError         a model folder or checkpoint cannot be used
+    ├── AudioError              one input cannot be used
+    │   ├── AudioReadError      ... because it cannot be decoded
+    │   └── AudioWriteError     ... because its output cannot be written
+    └── TrainingDivergedError   the loss is no longer finite
+
+Errors carry fields, survive pickling, and build their text once. `code` is a stable word for
+programs (records, HTTP answers); `reason` is a sentence for people.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EnhanceRayError(Exception):
+    """Base of all errors raised on purpose."""
+
+    code = "error"
+
+
+class ConfigError(EnhanceRayError):
+    """A setting is wrong. ``where`` names the file and key, ``reason`` says what would do."""
+
+    code = "config_invalid"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)  # args == constructor arguments: this is what pickles
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}" if self.where else self.reason
+
+
+class CheckpointError(EnhanceRayError):
+    """A model cannot be loaded from or saved to ``path``; ``reason`` says why."""
+
+    code = "checkpoint_unusable"
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot use model {self.path}: {self.reason}"
+
+
+class AudioError(EnhanceRayError):
+    """One input cannot be used. ``path`` names it; ``reason`` says why."""
+
+    action = "use"
+    code = "audio_unusable"
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot {self.action} {self.path}: {self.reason}"
+
+
+class AudioReadError(AudioError):
+    """An input cannot be decoded: damaged, empty, not audio, or unreachable."""
+
+    action = "read"
+    code = "audio_unreadable"
+
+
+class AudioWriteError(AudioError):
+    """An output cannot be written: it exists, its folder is read-only, the disk is full."""
+
+    action = "write"
+    code = "audio_unwritable"
+
+
+class TrainingDivergedError(EnhanceRayError):
+    """Loss or gradient is no longer finite at ``step``; ``reason`` says what to try."""
+
+    code = "training_diverged"
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(step, reason)
+        self.step = step
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"training diverged at step {self.step}: {self.reason}"

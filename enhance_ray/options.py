@@ -1,0 +1,65 @@
+"""What a user may ask of one recording. The CLI, the Python API, the bulk job and the endpoint read this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from enhance_ray.errors import ConfigError
+
+MODEL_RATE = 44_100
+"""Rate in Hz at which the models work and outputs are written."""
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field whose help text every user interface shows."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnhanceOptions:
+    """The only place where these names, ranges, defaults and explanations are written.
+
+    Everything here changes the sound; what does not (device, batch size, threads) is an argument
+    of `pipeline.Enhancer` and `files.enhance_files`.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    mode: Literal["denoise"] = _option("denoise", "what is run: the denoiser alone")
+    strength: float = _option(
+        1.0, "share of the processed sound in the output, 0 to 1; the rest is the input (wet/dry)"
+    )
+    channels: Literal["keep", "mono"] = _option("keep", "keep every channel, or mix down to one first")
+    loudness: float | Literal["keep"] = _option(
+        "keep", "integrated loudness of the output in LUFS, -70 to 0 (podcasts: -16); keep leaves it"
+    )
+    format: Literal["keep", "wav", "flac", "mp3", "opus", "m4a"] = _option(
+        "keep",
+        "container and codec of output files; keep takes the input's, or wav where that has no encoder",
+    )
+    segment_seconds: float = _option(
+        30.0, "longest piece that the model sees at once, in seconds; memory grows with it"
+    )
+    overlap_seconds: float = _option(1.0, "length of the cross-fade between two segments, in seconds")
+    context_seconds: float = _option(
+        0.5, "margin that is computed and thrown away at each inner edge of a segment, in seconds"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ConfigError("strength", f"must be within [0, 1], got {self.strength}")
+        if self.loudness != "keep" and not -70 <= self.loudness <= 0:
+            raise ConfigError("loudness", f"must be 'keep' or within [-70, 0] LUFS, got {self.loudness}")
+        if self.overlap_seconds < 0 or self.context_seconds < 0:
+            raise ConfigError("overlap_seconds, context_seconds", "must not be negative")
+        if (
+            self.segment_seconds < 3 * (self.overlap_seconds + 2 * self.context_seconds)
+            or self.segment_seconds < 1
+        ):
+            raise ConfigError(
+                "segment_seconds",
+                "must be at least 1 and three times overlap_seconds + 2 context_seconds,"
+                f" got {self.segment_seconds}",
+            )
