@@ -1,0 +1,508 @@
+"""Decoding: two libraries behind one stream of blocks, and the search for damage."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
+from typing import Any, Protocol, Self
+
+import av
+import numpy as np
+import soundfile
+from av.stream import Disposition
+
+from enhance_ray.audio.formats import MAX_CHANNELS, MAX_RATE, MAX_SAMPLE, MIN_RATE, AudioInfo, Block
+from enhance_ray.audio.headers import (
+    ChunkHeader,
+    find_ogg_damage,
+    flac_length_is_open,
+    mp3_length,
+    read_behind_id3,
+    read_chunk_header,
+    why_not_audio,
+)
+from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile, explain, open_input
+from enhance_ray.errors import AudioReadError
+
+OnDamage = Callable[[str], None]
+"""Called with a reason; raises it, or notes it where partial results are wanted."""
+
+
+class _Source(Protocol):
+    info: AudioInfo
+
+    def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
+        """Samples in order, in pieces of any length."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _check_sense(path: str, sample_rate: float, channels: int) -> None:
+    """Refuse what no recording has, before anything is allocated by it."""
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise AudioReadError(path, f"its header claims a sample rate of {sample_rate:g} Hz")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise AudioReadError(
+            path, f"its header claims {channels} channels (1 to {MAX_CHANNELS} are supported)"
+        )
+
+
+def probe(path: str) -> AudioInfo:
+    """Read the header of ``path``, a local path or an fsspec URI.
+
+    Raises:
+        AudioReadError: it cannot be read, is not audio, is empty, or its header makes no sense.
+    """
+    with decode(path, partial=True) as decoder:
+        return decoder.info
+
+
+def decode(path: str, *, block_seconds: float = 10.0, partial: bool = False) -> Decoder:
+    """Open ``path``, a local path or an fsspec URI, for one pass over its samples in bounded memory.
+
+        with decode("talk.mp3") as blocks:
+            for block in blocks: ...
+
+    Args:
+        path: what to read; remote files are read by ranges.
+        block_seconds: length of every block but the last.
+        partial: keep what a damaged file still gives, and say so in `Decoder.warning`. Without it
+            damage is an error, raised where it is found: blocks may have been yielded before.
+
+    Raises:
+        AudioReadError: as `probe`; and while iterating, where the file is damaged.
+    """
+    return Decoder(path, block_seconds=block_seconds, partial=partial)
+
+
+class Decoder:
+    """Blocks of one file, once, in order; made by `decode`.
+
+    Iterating yields float32 arrays (channel, time) at the file's rate, all of the same length but the last.
+    """
+
+    info: AudioInfo
+
+    def __init__(self, path: str, *, block_seconds: float, partial: bool) -> None:
+        if block_seconds <= 0:
+            raise ValueError(f"block_seconds must be positive, got {block_seconds}")
+        self._path = path
+        self._partial = partial
+        self._damage: list[str] = []
+        self._file = open_input(path)
+        try:
+            self._source = self._open()
+        except BaseException:
+            self._file.close()
+            raise
+        self.info = self._source.info
+        self._block_frames = max(1, round(block_seconds * self.info.sample_rate))
+
+    def _open(self) -> _Source:
+        if not self._file.seek(0, os.SEEK_END):
+            raise AudioReadError(self._path, "it is empty (0 bytes)")
+        try:
+            source = _open_source(self._file, self._path)
+        except AudioReadError:
+            self._file.raise_error()  # if there is one, it is the reason for the other
+            raise
+        if source.info.frames == 0:
+            source.close()
+            raise AudioReadError(self._path, "it has no samples")
+        return source
+
+    @property
+    def warning(self) -> str | None:
+        """With ``partial``: what is wrong with the file, as far as it was read; None where nothing is."""
+        if not self._damage:
+            return None
+        more = f" (and {len(self._damage) - 1} more places)" if len(self._damage) > 1 else ""
+        return self._damage[0] + more
+
+    def __iter__(self) -> Iterator[Block]:
+        if self.info.container == "ogg":
+            self._check_ogg()
+        empty = True
+        for block in _regroup(self._checked(), self._block_frames):
+            empty = False
+            yield block
+        if empty:
+            raise AudioReadError(self._path, "nothing in it could be decoded")
+
+    def _check_ogg(self) -> None:
+        position = self._file.tell()  # which the library takes for granted
+        fault = find_ogg_damage(self._file)
+        self._file.raise_error()
+        self._file.seek(position)
+        if fault is not None:
+            self._on_damage(fault)
+
+    def _checked(self) -> Iterator[Block]:
+        position = 0
+        for piece in self._source.pieces(self._on_damage):
+            believed = np.abs(piece) <= MAX_SAMPLE  # false for NaN
+            if believed.all():
+                yield piece
+            else:
+                first = int(np.argmin(believed.all(axis=0)))
+                seconds = (position + first) / self.info.sample_rate
+                self._on_damage(f"it holds NaN, infinite or absurdly large samples at {seconds:.1f} s")
+                yield np.where(believed, piece, np.float32(0))
+            position += piece.shape[1]
+
+    def _on_damage(self, reason: str) -> None:
+        if not self._partial:
+            raise AudioReadError(self._path, f"{reason} (--partial keeps what could be decoded)")
+        self._damage.append(reason)
+
+    def close(self) -> None:
+        self._source.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _regroup(pieces: Iterable[Block], size: int) -> Iterator[Block]:
+    """Cut and join ``pieces`` to blocks of ``size`` samples; the last is what is left."""
+    waiting: list[Block] = []
+    length = 0
+    for piece in pieces:
+        waiting.append(piece)
+        length += piece.shape[1]
+        if length < size:
+            continue
+        joined = np.concatenate(waiting, axis=1)
+        whole = length - length % size
+        for start in range(0, whole, size):
+            yield np.ascontiguousarray(joined[:, start : start + size])
+        waiting, length = [joined[:, whole:]], length - whole
+    if length:
+        yield np.ascontiguousarray(np.concatenate(waiting, axis=1))
+
+
+def _open_source(file: CallbackFile, path: str) -> _Source:
+    """libsndfile where the content suits it, libav for the rest."""
+    header = read_chunk_header(file, path)
+    if header is not None:
+        _check_sense(path, header.sample_rate, header.channels)
+        # libsndfile reads a wav or aiff that breaks off, and refuses a caf.
+        if header.is_plain and not (header.container == "caf" and header.missing_bytes):
+            return _SoundfileSource(file, path, header)
+        return _LibavSource(file, path, header.missing_bytes)
+    file.seek(0)
+    head = file.read(64)
+    if head.startswith(b"fLaC") and not flac_length_is_open(head):
+        return _SoundfileSource(file, path, None)
+    if head.startswith(b"OggS") and b"\x01vorbis" in head:
+        source = _SoundfileSource(file, path, None)
+        if source.info.frames:
+            return source
+        source.close()  # libsndfile finds no length in a file that breaks off
+    return _LibavSource(file, path)
+
+
+_SUBTYPES = {
+    "PCM_S8": ("pcm", "s8"),
+    "PCM_U8": ("pcm", "u8"),
+    "PCM_16": ("pcm", "s16"),
+    "PCM_24": ("pcm", "s24"),
+    "PCM_32": ("pcm", "s32"),
+    "FLOAT": ("pcm", "f32"),
+    "DOUBLE": ("pcm", "f64"),
+    "ULAW": ("pcm_mulaw", "s16"),
+    "ALAW": ("pcm_alaw", "s16"),
+    "VORBIS": ("vorbis", "f32"),
+}
+
+
+class _SoundfileSource:
+    """wav, aiff and caf with plain samples, flac and Ogg Vorbis, through libsndfile."""
+
+    def __init__(self, file: CallbackFile, path: str, header: ChunkHeader | None) -> None:
+        self._file = file
+        self._missing_bytes = header.missing_bytes if header is not None else 0
+        file_bytes = file.seek(0, os.SEEK_END)
+        tags = _read_tags(file)
+        file.seek(0)
+        try:
+            self._sound = soundfile.SoundFile(file)
+        except soundfile.LibsndfileError as error:
+            raise AudioReadError(path, f"its header is damaged ({_sndfile_reason(error)})") from error
+        sound = self._sound
+        _check_sense(path, sound.samplerate, sound.channels)
+        codec, sample_format = _SUBTYPES[sound.subtype]
+        container = header.container if header is not None else sound.format.lower()
+        seconds = sound.frames / sound.samplerate
+        self.info = AudioInfo(
+            path=path,
+            container=container,
+            codec="flac" if container == "flac" else codec,
+            sample_format=sample_format,
+            sample_rate=sound.samplerate,
+            channels=sound.channels,
+            frames=sound.frames,
+            seconds=seconds,
+            bit_rate=round(8 * file_bytes / seconds) if seconds else None,
+            tags=tags,
+            has_video=False,
+        )
+
+    def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
+        rate, expected = self.info.sample_rate, self._sound.frames
+        if self._missing_bytes:
+            on_damage(f"it breaks off after {expected / rate:.1f} s: {self._missing_bytes} bytes are missing")
+        position = 0
+        step = max(1, rate // 10)  # what is lost before a damaged place
+        while True:
+            try:
+                piece = self._sound.read(step, dtype="float32", always_2d=True).T
+            except soundfile.LibsndfileError as error:
+                self._file.raise_error()
+                on_damage(f"it is damaged at {position / rate:.1f} s ({_sndfile_reason(error)})")
+                return
+            self._file.raise_error()
+            if not piece.shape[1]:
+                break
+            position += piece.shape[1]
+            yield piece
+        if position < expected:
+            on_damage(f"it breaks off after {position / rate:.1f} s of {expected / rate:.1f} s")
+
+    def close(self) -> None:
+        self._sound.close()
+
+
+def _sndfile_reason(error: soundfile.LibsndfileError) -> str:
+    return str(error.error_string).removeprefix("Error : ").rstrip(".")
+
+
+def _read_tags(file: CallbackFile) -> dict[str, str]:
+    """Tags by libav, which knows more kinds of them than libsndfile; none where it cannot read the file."""
+    file.seek(0)
+    try:
+        with _open_container(file) as container:
+            streams = [stream.metadata for stream in container.streams.audio]  # where Ogg has them
+            return _tags(container.metadata, *streams)
+    except LIBAV_ERRORS:
+        return {}
+
+
+# What libav may open: streams of samples, and no playlists, which would make it read other files.
+_DEMUXERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,asf,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,"
+    "mpegts,ogg,w64,wav,au,ape,wv,tta,tak,dsf,gsm"
+)
+_BARE_STREAMS = frozenset({"mp3", "aac", "amr", "ac3", "mp2"})
+"""Frames without a container. That the first or last one is broken, or tags follow, is everyday life."""
+_TRAILING_BYTES = 16_384
+"""How much behind the last frame of a bare stream may be something else."""
+_GAP_SECONDS = 0.2
+"""Longest hole in the time stamps that passes: some recorders leave smaller ones."""
+# fmt: off
+_TECHNICAL_TAGS = frozenset({
+    "encoder", "major_brand", "minor_version", "compatible_brands", "handler_name", "vendor_id", "language",
+    "duration", "creation_time", "isvbr",
+})
+# fmt: on
+
+
+def _open_container(file: CallbackFile) -> Any:
+    return av.open(
+        file,
+        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
+        metadata_errors="replace",
+    )
+
+
+def _tags(*metadata: Mapping[str, str]) -> dict[str, str]:
+    merged = {name.lower(): value for each in metadata for name, value in each.items()}
+    return {name: value for name, value in merged.items() if value and name not in _TECHNICAL_TAGS}
+
+
+class _LibavSource:
+    """Everything that libav can demux and decode."""
+
+    def __init__(self, file: CallbackFile, path: str, missing_bytes: int = 0) -> None:
+        self._missing_bytes = missing_bytes
+        file.seek(0)
+        head = file.read(4096)
+        self._first_bytes = read_behind_id3(file)
+        self._file = file
+        file.seek(0)
+        try:
+            self._container = _open_container(file)
+        except LIBAV_ERRORS as error:
+            raise AudioReadError(path, why_not_audio(head)) from error
+        self._stream = self._container.streams.best("audio")
+        if self._stream is None:
+            raise AudioReadError(path, "it holds no audio")
+        context = self._stream.codec_context
+        if context is None:
+            raise AudioReadError(path, "its audio codec is unknown")
+        _check_sense(path, context.sample_rate, context.channels)
+        self.info = self._describe(path, head)
+
+    def _describe(self, path: str, head: bytes) -> AudioInfo:
+        stream, container = self._stream, self._container
+        context = stream.codec_context
+        codec = context.codec.canonical_name
+        sample_format = "f32"
+        if plain := re.fullmatch(r"pcm_([usf]\d+)([lb]e)?", codec):
+            codec, sample_format = "pcm", plain[1]
+        elif codec in _LOSSLESS:
+            sample_format = "s16" if context.format.name.startswith("s16") else "s24"
+        frames, seconds = self._header_frames(), self._header_seconds()
+        alone = len(container.streams) == 1
+        return AudioInfo(
+            path=path,
+            container=_container_name(container.format.name, container.metadata.get("major_brand", ""), head),
+            codec=codec,
+            sample_format=sample_format,
+            sample_rate=context.sample_rate,
+            channels=context.channels,
+            frames=frames,
+            seconds=seconds if frames is None else frames / context.sample_rate,
+            bit_rate=stream.bit_rate or (container.bit_rate if alone else None) or None,
+            tags=_tags(container.metadata, stream.metadata),
+            has_video=any(not s.disposition & Disposition.attached_pic for s in container.streams.video),
+        )
+
+    def _header_frames(self) -> int | None:
+        """Samples per channel, where container and codec count them."""
+        context, frames = self._stream.codec_context, self._stream.duration
+        if self._container.format.name == "mp3":
+            return mp3_length(self._first_bytes, context.sample_rate)
+        if self._container.format.name in _BARE_STREAMS:  # libav guesses by the bit rate
+            return None
+        if frames is None or self._stream.time_base != Fraction(1, context.sample_rate):
+            return None
+        if context.codec.canonical_name == "opus" and self._container.format.name == "ogg":
+            # The granule position counts the pre-skip of the identification header too (RFC 7845, 4.5).
+            frames -= struct.unpack_from("<H", context.extradata, 10)[0]
+        return max(int(frames), 0)
+
+    def _header_seconds(self) -> float | None:
+        if self._stream.duration is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None:
+            return float(self._container.duration / 1e6)
+        return None
+
+    def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
+        position, longest = 0, 0
+        held: Block | None = None
+        for piece in self._decoded(on_damage):
+            if held is not None:
+                yield held
+            held = piece
+            position += piece.shape[1]
+            longest = max(longest, piece.shape[1])
+        if held is None:
+            return
+        # Where within its last frame the audio ends, libav leaves to the caller (mp4, sometimes mp3).
+        surplus = position - self.info.frames if self.info.frames is not None else 0
+        yield held[:, :-surplus] if 0 < surplus < held.shape[1] else held
+        self._check_length(position, longest, on_damage)
+
+    def _decoded(self, on_damage: OnDamage) -> Iterator[Block]:
+        """Samples frame by frame. Damage is a frame that libav rejects or marks, and a hole in time."""
+        info = self.info
+        bare = info.container in _BARE_STREAMS
+        position, rejected_bytes, expected_time = 0, 0, None
+        to_packed = _ToPacked()
+        for packet in self._packets(on_damage):
+            try:
+                frames = packet.decode()
+            except LIBAV_ERRORS:
+                if not (bare and bytes(packet).startswith((b"ID3", b"TAG", b"APETAGEX"))):
+                    rejected_bytes += packet.size or 1
+                continue
+            for frame in frames:
+                at = f"at {position / info.sample_rate:.1f} s"
+                if (frame.sample_rate, frame.layout.nb_channels) != (info.sample_rate, info.channels):
+                    on_damage(f"its sample rate or channels change {at}")
+                    return
+                rejected = rejected_bytes and (position or not bare)  # a bare stream may begin anywhere
+                gap = _seconds_between(expected_time, frame.time)
+                if rejected or frame.is_corrupt or packet.is_corrupt:
+                    on_damage(f"it is damaged {at}")
+                elif gap > _GAP_SECONDS:
+                    on_damage(f"{gap:.1f} s are missing {at}")
+                rejected_bytes = 0
+                expected_time = None if frame.time is None else frame.time + frame.samples / info.sample_rate
+                position += frame.samples
+                yield to_packed(frame)
+        if rejected_bytes > (_TRAILING_BYTES if bare else 0):
+            on_damage(f"it is damaged at {position / info.sample_rate:.1f} s")
+
+    def _packets(self, on_damage: OnDamage) -> Iterator[Any]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except LIBAV_ERRORS as error:
+                self._file.raise_error()
+                on_damage(f"it breaks off ({explain(error)})")
+                return
+            self._file.raise_error()
+            yield packet
+
+    def _check_length(self, position: int, longest: int, on_damage: OnDamage) -> None:
+        """Compare what was decoded with what the header announced, where that is no guess of libav's."""
+        info = self.info
+        seconds = position / info.sample_rate
+        if self._missing_bytes:
+            on_damage(f"it breaks off after {seconds:.1f} s: {self._missing_bytes} bytes are missing")
+            return
+        guessed = info.frames is None and (info.has_video or info.container in _BARE_STREAMS)
+        if info.seconds is None or guessed:
+            return
+        # A decoder may keep some frames to itself: wma's last, AAC's first.
+        slack = max(0.1, 3 * longest / info.sample_rate)
+        if seconds < info.seconds - slack:
+            on_damage(f"it breaks off after {seconds:.1f} s of {info.seconds:.1f} s")
+
+    def close(self) -> None:
+        self._container.close()
+
+
+_LOSSLESS = frozenset({"alac", "flac", "wavpack", "tta", "ape", "tak", "wmalossless"})
+
+
+class _ToPacked:
+    """A libav frame of any sample format as float32 (channel, time).
+
+    Not by frame.to_ndarray() alone: of 8 planar channels PyAV (18.1) reads a ninth, which is not there.
+    """
+
+    def __init__(self) -> None:
+        self._converters: dict[tuple[str, str], av.AudioResampler] = {}  # a stream may change in its middle
+
+    def __call__(self, frame: Any) -> Block:
+        kind = (frame.format.name, frame.layout.name)
+        if kind not in self._converters:
+            self._converters[kind] = av.AudioResampler("flt", frame.layout, frame.sample_rate)
+        (packed,) = self._converters[kind].resample(frame)
+        return np.asarray(packed.to_ndarray(), np.float32).reshape(-1, frame.layout.nb_channels).T
+
+
+def _seconds_between(expected: float | None, actual: float | None) -> float:
+    return 0.0 if expected is None or actual is None else actual - expected
+
+
+def _container_name(libav_name: str, brand: str, head: bytes) -> str:
+    if libav_name.startswith("mov,"):
+        return {"M4A ": "m4a", "M4B ": "m4a", "qt  ": "mov"}.get(brand, "mp4")
+    if libav_name.startswith("matroska"):
+        return "webm" if b"webm" in head[:64] else "mkv"
+    return libav_name.removesuffix("nb").removesuffix("wb") if libav_name.startswith("amr") else libav_name

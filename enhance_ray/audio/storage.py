@@ -1,0 +1,146 @@
+"""Files on this machine and behind fsspec URIs, as C libraries can use them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import av
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from enhance_ray.audio.formats import KNOWN_EXTENSIONS
+from enhance_ray.errors import AudioError, AudioReadError
+
+LIBAV_ERRORS = (av.FFmpegError, ValueError, OverflowError)
+"""What PyAV raises of a file: libav's errors, and ValueError (UnicodeDecodeError too) of its own."""
+
+
+# Every fsspec file system raises classes of its own (botocore's, aiohttp's, ...) that share no base
+# below Exception. They are never passed over: each use turns them into an AudioError.
+FILE_ERRORS = Exception
+
+
+def is_remote(path: str) -> bool:
+    """Whether ``path`` is an fsspec URI and not a path of this machine."""
+    return "://" in path or "::" in path
+
+
+def local_path(path: str) -> str:
+    """``path`` without ``file://``: such files are local in all respects."""
+    return LocalFileSystem._strip_protocol(path) if path.startswith("file://") else path
+
+
+def explain(error: BaseException) -> str:
+    """One line for people."""
+    text = getattr(error, "strerror", None) or str(error)
+    return (text or type(error).__name__).strip().splitlines()[0]
+
+
+class CallbackFile:
+    """A binary file for C libraries, which call back from where an exception cannot pass.
+
+    An error of the file ends its data, and is kept for `raise_error`, to be called after the library.
+    """
+
+    def __init__(self, file: BinaryIO, path: str, error: type[AudioError]) -> None:
+        self._file = file
+        self._path = path
+        self._error = error
+        self._cause: Exception | None = None
+
+    def raise_error(self) -> None:
+        """Raise what went wrong in a callback, as the AudioError of this file."""
+        if self._cause is not None:
+            raise self._error(self._path, f"the file system says: {explain(self._cause)}") from self._cause
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except FILE_ERRORS as error:
+            self._cause = self._cause or error
+            return b""
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._cause = self._cause or error
+            return 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except FILE_ERRORS as error:
+            # Where a damaged header points before the start, the library shall see it, not the user.
+            if not isinstance(error, ValueError) and getattr(error, "errno", None) != errno.EINVAL:
+                self._cause = self._cause or error
+            return -1
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def open_input(path: str) -> CallbackFile:
+    """Open for reading at any offset.
+
+    Raises:
+        AudioReadError: there is no such file, or it cannot be opened.
+    """
+    local = local_path(path)
+    try:
+        if is_remote(local):
+            file = fsspec.open(local, "rb").open()
+        elif stat.S_ISREG(Path(local).stat().st_mode):
+            file = Path(local).open("rb")  # noqa: SIM115 - the Decoder closes it
+        else:  # a folder; or a pipe, which would block for ever
+            raise AudioReadError(path, "it is not a file")
+    except AudioReadError:
+        raise
+    except FileNotFoundError as error:
+        raise AudioReadError(path, "it does not exist") from error
+    except FILE_ERRORS as error:
+        raise AudioReadError(path, f"it cannot be opened: {explain(error)}") from error
+    try:
+        file.seek(0, os.SEEK_END)
+    except ValueError as error:  # what fsspec raises of a stream
+        file.close()
+        raise AudioReadError(path, "its server does not give it in parts (no range requests)") from error
+    return CallbackFile(file, path, AudioReadError)
+
+
+def is_known(path: str) -> bool:
+    """Whether the name looks like audio or video that `decode` may read."""
+    return PurePosixPath(path).suffix.lower() in KNOWN_EXTENSIONS
+
+
+def find_audio(folder: str) -> list[str]:
+    """Every file under ``folder``, a local path or an fsspec URI, whose name looks like audio.
+
+    Sorted, and without hidden files: unfinished outputs are hidden.
+
+    Raises:
+        AudioReadError: there is no such folder, or it cannot be listed.
+    """
+    if not is_remote(folder):
+        if not Path(folder).is_dir():
+            raise AudioReadError(folder, "it is not a folder")
+        found = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]  # noqa: PTH118
+    else:
+        try:
+            filesystem, root = fsspec.url_to_fs(folder)
+            if not filesystem.isdir(root):
+                raise AudioReadError(folder, "it is not a folder")
+            found = [folder.rstrip("/") + name[len(root.rstrip("/")) :] for name in filesystem.find(root)]
+        except FILE_ERRORS as error:
+            raise AudioReadError(folder, f"it cannot be listed: {explain(error)}") from error
+    return sorted(name for name in found if is_known(name) and not PurePosixPath(name).name.startswith("."))
