@@ -1,0 +1,191 @@
+"""A model folder: what training writes, `Enhancer.load` reads and people pass on.
+
+    config.yaml          format, kind, sizes of the networks
+    model.safetensors    the weights; half precision halves the file and is undone on load
+    card.md              what it was trained on, how it scores, what it may be used for
+    train_state.pt       optimiser, schedule, position in the data: only in a checkpoint that can be resumed
+
+A folder is written under a temporary name and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from enhance_ray import config
+from enhance_ray.errors import CheckpointError, ConfigError
+from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
+
+CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, STATE_NAME = (
+    "config.yaml",
+    "model.safetensors",
+    "card.md",
+    "train_state.pt",
+)
+DEFAULT = "default"
+"""The name that stands for the model in this package."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """What `config.yaml` of a model folder says."""
+
+    format: Literal[1] = 1
+    """Version of the folder's layout."""
+    kind: Literal["denoiser"] = "denoiser"
+    """Which networks the weights belong to."""
+    name: str = ""
+    """What the model is called in reports."""
+    denoiser: DenoiserConfig = dataclasses.field(default_factory=DenoiserConfig)
+    """Sizes of the denoiser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Networks in memory, in float32 and evaluation mode, and where they come from."""
+
+    denoiser: Denoiser
+    config: ModelConfig
+    fingerprint: str
+    """First 16 hex digits of the SHA-256 over sizes and weights: equal models, equal fingerprints."""
+    path: str
+
+
+def load(model: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> Model:
+    """Read a model folder, or the ``"default"`` model of this package.
+
+    Raises:
+        CheckpointError: the folder is absent, incomplete or damaged, or its weights do not fit its sizes.
+    """
+    folder = default_folder() if str(model) == DEFAULT else Path(model)
+    if not folder.is_dir():
+        raise CheckpointError(model, "there is no such folder")
+    model_config = read_config(folder)
+    weights_path = folder / WEIGHTS_NAME
+    weights = read_weights(weights_path)
+    denoiser = Denoiser(model_config.denoiser)
+    _check_keys(weights_path, expected=denoiser.state_dict(), found=weights)
+    denoiser.load_state_dict(weights)
+    denoiser.requires_grad_(False).eval().to(device)
+    return Model(denoiser, model_config, _fingerprint(folder), str(folder))
+
+
+def default_folder() -> Path:
+    """The folder of the weights that ship in the package."""
+    return Path(str(importlib.resources.files("enhance_ray"))) / "weights" / "denoiser"
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read ``config.yaml`` of a model folder.
+
+    Raises:
+        CheckpointError: it is absent or does not describe a model.
+    """
+    try:
+        return config.load(ModelConfig, folder / CONFIG_NAME)
+    except ConfigError as error:
+        raise CheckpointError(folder, str(error)) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file as float32.
+
+    Raises:
+        CheckpointError: it is absent, truncated or not safetensors.
+    """
+    try:
+        return {key: tensor.float() for key, tensor in load_file(path).items()}
+    except FileNotFoundError as error:
+        raise CheckpointError(path.parent, f"{path.name} is missing") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(path, f"it is damaged or no safetensors file ({error})") from error
+
+
+def save(
+    folder: Path,
+    model_config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    half: bool = False,
+    card: str | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder that is either absent or complete; an older one of that name is replaced.
+
+    Args:
+        folder: where; its parents are created.
+        model_config: sizes of the networks.
+        weights: state dict.
+        half: store float16, half the size; `load` gives float32 again.
+        card: text of ``card.md``.
+        state: what training needs to go on, saved with `torch.save`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        config.save(model_config, temporary / CONFIG_NAME)
+        dtype = torch.float16 if half else torch.float32
+        # Contiguous row-major copies: safetensors refuses views and channels-last memory.
+        plain = {key: torch.empty(tensor.shape, dtype=dtype).copy_(tensor) for key, tensor in weights.items()}
+        save_file(plain, temporary / WEIGHTS_NAME)
+        (temporary / WEIGHTS_NAME).chmod(0o644)  # safetensors lets nobody else read it
+        if card is not None:
+            (temporary / CARD_NAME).write_text(card, encoding="utf-8")
+        if state is not None:
+            torch.save(dict(state), temporary / STATE_NAME)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read the training state of a checkpoint; only tensors and plain values are accepted.
+
+    Raises:
+        CheckpointError: it is absent or damaged.
+    """
+    path = folder / STATE_NAME
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(folder, f"{STATE_NAME} is missing: it can be used, but not resumed") from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(path, f"it is damaged ({error})") from error
+    return state
+
+
+def _check_keys(path: Path, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    problems = [f"'{key}' is missing" for key in expected if key not in found]
+    problems += [f"'{key}' is unknown" for key in found if key not in expected]
+    problems += [
+        f"'{key}' is {tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in found and found[key].shape != expected[key].shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(path, f"the weights do not fit {CONFIG_NAME}: {', '.join(problems[:3])}{more}")
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]

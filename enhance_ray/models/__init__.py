@@ -1,0 +1,1 @@
+"""The networks: tensors in, tensors out; no files, no logging, nothing left behind on `self`."""

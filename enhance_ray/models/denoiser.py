@@ -1,0 +1,175 @@
+"""The denoiser: a U-Net that looks at a spectrogram and predicts a mask and a rotation of every bin's phase.
+
+    S = STFT(x / max|x|)          features(S) -> U-Net -> (a, r, i)
+    S' = |S| sigmoid(a) * exp(j (angle(S) + rotation(tanh r, tanh i)))          y = inverse STFT(S')
+
+At the defaults it is the original's, number for number (spec 3). Two settings make a smaller one:
+`features="compressed"` shows the net the spectrum with its magnitude raised to the power of 0.3,
+which a narrow net needs and the original lacks; `bands` merges neighbouring bins, singly kept at
+the bottom where pitch harmonics lie and ever broader above, so that the net works on a map that is
+several times smaller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from enhance_ray.dsp.stft import istft, stft
+from enhance_ray.errors import ConfigError
+from enhance_ray.models.unet import UNet
+
+COMPRESSION = 0.3
+"""Power of the magnitude in compressed features; Ephrat et al. 2018, arXiv:1804.03619, section 4."""
+
+_TILE = 512
+"""Frames; a training crop is one tile."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenoiserConfig:
+    """Sizes of a denoiser. The defaults are the original's.
+
+    Raises:
+        ConfigError: a size is out of its range.
+    """
+
+    n_fft: int = 1680
+    """Window and transform length in samples; more than half of it is the shortest input."""
+    hop: int = 420
+    """Samples per frame."""
+    hidden: int = 16
+    """Channels of the U-Net at full resolution."""
+    blocks: int = 4
+    """Levels of the U-Net; each halves both axes and doubles the channels."""
+    middle_blocks: int = 2
+    """Blocks at the lowest resolution."""
+    features: Literal["polar", "compressed"] = "polar"
+    """What the net sees of a bin: (magnitude, cos, sin), or (m, m cos, m sin) with m = magnitude ** 0.3."""
+    bands: int | None = None
+    """Bands that the bins are merged into; None keeps every bin."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_fft", "hop", "hidden", "blocks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
+        if self.hop * 2 > self.n_fft or self.n_fft % 2:
+            raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
+        if self.bands is not None and not 4 <= self.bands < self.n_fft // 2 + 1:
+            raise ConfigError("bands", f"must be within [4, n_fft / 2], got {self.bands}")
+
+
+class Denoiser(nn.Module):
+    """Noisy waveform -> speech waveform, time-aligned."""
+
+    def __init__(self, config: DenoiserConfig | None = None) -> None:
+        """Build with random weights; ``config`` defaults to the original's sizes."""
+        super().__init__()
+        self.config = config or DenoiserConfig()
+        self.net = UNet(
+            3,
+            3,
+            hidden=self.config.hidden,
+            blocks=self.config.blocks,
+            middle_blocks=self.config.middle_blocks,
+        )
+        if self.config.bands is not None:
+            merge, spread = band_matrices(self.config.n_fft // 2 + 1, self.config.bands)
+            self.register_buffer("merge", merge, persistent=False)  # follow from the config
+            self.register_buffer("spread", spread, persistent=False)
+
+    @property
+    def shortest(self) -> int:
+        """Fewest samples that `forward` takes: reflection at the borders needs them."""
+        return self.config.n_fft // 2 + 1
+
+    def forward(self, waveform: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+        """Remove what is not speech.
+
+        Args:
+            waveform: 44.1 kHz, any level, at least `shortest` samples. Rows do not influence each
+                other; all of a row does, through norms that pool over time (spec 8.4).
+
+        Returns:
+            Speech at the level it would have if the input's peak were 1.
+        """
+        waveform = normalise_peak(waveform)
+        spectrum = stft(waveform, n_fft=self.config.n_fft, hop=self.config.hop)
+        spectrum = self.filter_spectrum(spectrum)
+        return istft(spectrum, n_fft=self.config.n_fft, hop=self.config.hop, length=waveform.shape[-1])
+
+    def filter_spectrum(
+        self, spectrum: Complex[Tensor, "batch freq frame"]
+    ) -> Complex[Tensor, "batch freq frame"]:
+        """Mask and rotate every bin of a peak-normalised recording's spectrum."""
+        # What is as large as the spectrum is worked on in tiles, which stay in the processor's cache.
+        features = torch.cat([self._features(tile) for tile in spectrum.split(_TILE, dim=-1)], dim=-1)
+        maps = self.net(features).float()
+        tiles = zip(spectrum.split(_TILE, dim=-1), maps.split(_TILE, dim=-1), strict=True)
+        return torch.cat([tile * self._filter(part) for tile, part in tiles], dim=-1)
+
+    def _features(self, spectrum: Complex[Tensor, "batch freq frame"]) -> Float[Tensor, "batch 3 band frame"]:
+        """What the net sees."""
+        magnitude = spectrum.abs()
+        # A bin of zero has phase 0, so (cos, sin) = (1, 0). So has one that is next to zero: the
+        # reciprocal of a denormal number, which decaying filters leave behind, is infinite.
+        silent = magnitude < 1e-30
+        scale = magnitude.masked_fill(silent, 1).reciprocal()
+        cos, sin = (spectrum.real * scale).masked_fill(silent, 1), spectrum.imag * scale
+        if self.config.features == "compressed":
+            magnitude = magnitude.pow(COMPRESSION)
+            cos, sin = magnitude * cos, magnitude * sin
+        features = torch.stack([magnitude, cos, sin], dim=1)
+        if self.config.bands is None:
+            return features
+        return torch.einsum("kf,bcft->bckt", self.merge, features)
+
+    def _filter(self, maps: Float[Tensor, "batch 3 band frame"]) -> Complex[Tensor, "batch freq frame"]:
+        """The complex factor of every bin that the net's answer stands for."""
+        if self.config.bands is not None:
+            maps = torch.einsum("fk,bckt->bcft", self.spread, maps).float()
+        mask = maps[:, 0].sigmoid()
+        turn_cos, turn_sin = maps[:, 1].tanh(), maps[:, 2].tanh()
+        # The epsilon inside the root is the original's: a turn near (0, 0) stays shorter than 1.
+        mask = mask / (turn_cos.square() + turn_sin.square() + 1e-7).sqrt()
+        return torch.complex(mask * turn_cos, mask * turn_sin)
+
+
+def normalise_peak(waveform: Float[Tensor, "*batch time"]) -> Float[Tensor, "*batch time"]:
+    """Scale each row to a peak of 1; silence stays silence."""
+    return waveform / (waveform.abs().amax(dim=-1, keepdim=True) + 1e-7)
+
+
+def band_matrices(bins: int, bands: int) -> tuple[Float[Tensor, "band bin"], Float[Tensor, "bin band"]]:
+    """Matrices that average bins into bands, and that interpolate bands back to bins.
+
+    The lower half of the bands are single bins; above, the distance of neighbours grows by a
+    constant factor up to the last bin, without a step where growth begins. Both matrices keep a
+    constant constant.
+    """
+    single = bands // 2
+    steps = bands - 1 - single
+
+    def reach(growth: float) -> float:
+        return torch.expm1(torch.tensor(growth * steps).double()).item() / growth
+
+    low, high = 1e-6, 1.0
+    for _ in range(100):  # bisection: reach() is monotonic
+        growth = (low + high) / 2
+        low, high = (growth, high) if reach(growth) < bins - 1 - single else (low, growth)
+    above = torch.expm1(growth * torch.arange(1, steps + 1, dtype=torch.float64)) / growth + single
+    centres = torch.cat([torch.arange(single + 1, dtype=torch.float64), above])
+
+    position = torch.arange(bins, dtype=torch.float64).clamp(max=centres[-1].item())
+    right = torch.searchsorted(centres, position, right=True).clamp(max=bands - 1)
+    left = right - 1
+    share = (position - centres[left]) / (centres[right] - centres[left])
+    spread = torch.zeros(bins, bands, dtype=torch.float64)
+    spread.scatter_(1, left[:, None], (1 - share)[:, None])
+    spread.scatter_(1, right[:, None], share[:, None])
+    merge = spread.T / spread.sum(0)[:, None]
+    return merge.float(), spread.float()

@@ -1,0 +1,73 @@
+"""The original's numbers by the names in the manifest (see README.md)."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+FOLDER = Path(os.environ.get("ENHANCE_RAY_PARITY") or Path(__file__).parents[1] / "golden")
+
+
+@functools.cache
+def _manifest() -> dict[str, dict[str, Any]]:
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    return {fixture["name"]: fixture for fixture in manifest["fixtures"]}
+
+
+@functools.cache
+def _arrays(file: str) -> dict[str, Tensor]:
+    return load_file(FOLDER / file)
+
+
+class Fixture:
+    """One entry of the manifest."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.entry = _manifest()[name]
+        self.hyper = self.entry.get("hyper", {})
+
+    def input(self, name: str) -> Tensor:
+        return _arrays(self.entry["file"])[f"{self.name}/in.{name}"]
+
+    def output(self, name: str) -> Tensor:
+        return _arrays(self.entry["file"])[f"{self.name}/out.{name}"]
+
+    def tolerance(self, name: str) -> float:
+        return self.entry["outputs"][name]["atol"]
+
+    def check(self, name: str, actual: Tensor) -> None:
+        """Assert that ``actual`` is the original's output ``name`` within the manifest's tolerance."""
+        torch.testing.assert_close(actual, self.output(name), atol=self.tolerance(name), rtol=0)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The module's weights by the original's names, float32."""
+        source = self.entry["weights"]
+        prefix = source["prefix"]
+        if "file" in source:
+            found = _arrays(source["file"])
+            return {key.removeprefix(prefix): found[key].float() for key in found if key.startswith(prefix)}
+        spec = json.loads((FOLDER / "specs.json").read_text())[source["spec"]]
+        return {
+            key.removeprefix(prefix): _formula_weight(spec, key, shape, mean, std)
+            for key, shape, mean, std in spec["tensors"]
+            if std is not None and key.startswith(prefix)
+        }
+
+
+def _formula_weight(spec: dict[str, Any], key: str, shape: list[int], mean: float, std: float) -> Tensor:
+    """Normal numbers from a generator that NumPy promises never to change, seeded by the tensor's name."""
+    generator = np.random.RandomState(zlib.crc32(f"{spec['seed']}:{key}".encode()))
+    values = (mean + std * generator.standard_normal(tuple(shape))).astype(np.float32)
+    if spec.get("quant") == "float16":
+        values = values.astype(np.float16).astype(np.float32)
+    return torch.from_numpy(np.asarray(values))

@@ -1,0 +1,98 @@
+"""Model folders."""
+
+import pytest
+import torch
+
+from enhance_ray import checkpoint
+from enhance_ray.checkpoint import ModelConfig
+from enhance_ray.errors import CheckpointError
+from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
+
+SMALL = DenoiserConfig(hidden=4, blocks=1, middle_blocks=0, features="compressed", bands=32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(
+        tmp_path / "model", ModelConfig(name="small", denoiser=SMALL), Denoiser(SMALL).state_dict()
+    )
+    return tmp_path / "model"
+
+
+def test_a_saved_model_computes_the_same_after_loading(folder):
+    torch.manual_seed(0)
+    original, loaded = Denoiser(SMALL), checkpoint.load(folder)
+    waveform = torch.randn(1, 4200)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.denoiser(waveform), original(waveform), rtol=0, atol=0)
+    assert loaded.config.name == "small"
+    assert not loaded.denoiser.training
+
+
+def test_others_may_read_a_saved_model(folder):
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in [folder, *folder.iterdir()])
+
+
+def test_half_precision_halves_the_file_and_is_undone_on_load(folder):
+    model = checkpoint.load(folder)
+    checkpoint.save(folder.parent / "half", model.config, model.denoiser.state_dict(), half=True)
+    full, half = (
+        (path / checkpoint.WEIGHTS_NAME).stat().st_size for path in (folder, folder.parent / "half")
+    )
+    assert half < 0.65 * full  # a header of some kilobytes stays
+    again = checkpoint.load(folder.parent / "half").denoiser
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+
+
+def test_equal_models_have_equal_fingerprints_and_others_do_not(folder):
+    model = checkpoint.load(folder)
+    weights = model.denoiser.state_dict()
+    checkpoint.save(folder.parent / "same", model.config, weights)
+    weights["net.head.2.bias"] = weights["net.head.2.bias"] + 1
+    checkpoint.save(folder.parent / "other", model.config, weights)
+    assert checkpoint.load(folder.parent / "same").fingerprint == model.fingerprint
+    assert checkpoint.load(folder.parent / "other").fingerprint != model.fingerprint
+
+
+def test_the_default_model_ships_with_the_package_within_its_size():
+    model = checkpoint.load()
+    assert model.config.kind == "denoiser"
+    weights = checkpoint.default_folder() / checkpoint.WEIGHTS_NAME
+    assert weights.stat().st_size <= 12 * 2**20
+    assert (checkpoint.default_folder() / checkpoint.CARD_NAME).is_file()
+
+
+def test_an_absent_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nothing-here: there is no such folder"):
+        checkpoint.load(tmp_path / "nothing-here")
+
+
+@pytest.mark.parametrize("name", [checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.load(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    path = folder / checkpoint.WEIGHTS_NAME
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(folder)
+
+
+def test_weights_of_another_architecture_are_refused_by_key(folder):
+    model = checkpoint.load(folder)
+    wider = DenoiserConfig(hidden=8, blocks=1, middle_blocks=1, features="compressed", bands=32)
+    checkpoint.save(folder, ModelConfig(denoiser=wider), model.denoiser.state_dict())
+    with pytest.raises(CheckpointError, match=r"'net\.middle_blocks\.0\.pre_conv\.weight' is missing"):
+        checkpoint.load(folder)
+
+
+def test_a_failed_save_leaves_the_old_folder_and_nothing_else(folder):
+    before = checkpoint.load(folder).fingerprint
+    with pytest.raises(AttributeError):
+        checkpoint.save(folder, ModelConfig(denoiser=SMALL), {"x": "not a tensor"})
+    assert checkpoint.load(folder).fingerprint == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]

@@ -1,0 +1,81 @@
+"""The denoiser beyond parity: bands, features, edges."""
+
+import pytest
+import torch
+
+from enhance_ray.errors import ConfigError
+from enhance_ray.models.denoiser import Denoiser, DenoiserConfig, band_matrices
+
+SMALL = DenoiserConfig(hidden=4, blocks=2, middle_blocks=1, features="compressed", bands=48)
+
+
+@pytest.mark.parametrize(("bins", "bands"), [(841, 96), (841, 840), (513, 64), (33, 4)])
+def test_merging_and_spreading_keep_a_constant_constant(bins, bands):
+    merge, spread = band_matrices(bins, bands)
+    torch.testing.assert_close(merge @ torch.ones(bins), torch.ones(bands))
+    torch.testing.assert_close(spread @ torch.ones(bands), torch.ones(bins))
+
+
+def test_low_bands_are_single_bins_and_higher_ones_grow():
+    merge, _ = band_matrices(841, 96)
+    assert torch.equal(merge[:47, :47], torch.eye(47))
+    widths = (merge[48:] > 0).sum(1)
+    assert widths[-2] > 20 * widths[0]
+    assert (merge[:, 840] > 0).any()
+
+
+@pytest.mark.parametrize("config", [SMALL, DenoiserConfig(hidden=4, blocks=2, middle_blocks=0)])
+@pytest.mark.parametrize("extra", [0, 1, 419, 420, 5000])
+def test_output_has_the_inputs_length_from_the_shortest_on(config, extra):
+    denoiser = Denoiser(config).eval()
+    with torch.inference_mode():
+        waveform = torch.randn(2, denoiser.shortest + extra)
+        out = denoiser(waveform)
+    assert out.shape == waveform.shape
+    assert out.isfinite().all()
+
+
+def test_a_net_that_opens_the_mask_passes_the_input_through():
+    """All bins kept, none turned: what is left is STFT, bands and inverse STFT."""
+    denoiser = Denoiser(SMALL).eval()
+    torch.nn.init.zeros_(denoiser.net.head[2].weight)
+    denoiser.net.head[2].bias.data = torch.tensor([40.0, 40.0, 0.0])
+    waveform = torch.randn(1, 420 * 20)
+    with torch.inference_mode():
+        out = denoiser(waveform)
+    # The last frame is a repetition (spec 2.4), so the end is not reconstructed.
+    expected = waveform / waveform.abs().max()
+    torch.testing.assert_close(out[:, :-1680], expected[:, :-1680], atol=1e-5, rtol=0)
+
+
+def test_the_level_of_the_input_does_not_matter():
+    denoiser = Denoiser(SMALL).eval()
+    waveform = torch.randn(1, 8400)
+    with torch.inference_mode():
+        torch.testing.assert_close(denoiser(1e-3 * waveform), denoiser(waveform), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("config", [SMALL, DenoiserConfig(hidden=4, blocks=2, middle_blocks=0)])
+def test_a_decay_into_denormal_numbers_stays_finite(config):
+    """What a recursive filter leaves in digital silence: bins of 1e-44 have no finite reciprocal."""
+    decay = torch.logspace(0, -45, 42_000)[None] * torch.randn(1, 42_000)
+    with torch.inference_mode():
+        assert Denoiser(config)(decay).isfinite().all()
+
+
+def test_rows_of_a_batch_do_not_influence_each_other():
+    denoiser = Denoiser(SMALL).eval()
+    rows = torch.randn(3, 8400)
+    with torch.inference_mode():
+        together = denoiser(rows)
+        alone = torch.cat([denoiser(row[None]) for row in rows])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)  # float noise of other kernels
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"hidden": 0}, {"bands": 2}, {"bands": 900}, {"n_fft": 700}, {"hop": 0}],
+)
+def test_sizes_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        DenoiserConfig(**settings)
