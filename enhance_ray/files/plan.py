@@ -1,0 +1,250 @@
+"""From what a user names to jobs: inputs, outputs, formats; and what an earlier run has done of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import fsspec
+
+from enhance_ray import audio, config, report
+from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
+from enhance_ray.options import EnhanceOptions
+from enhance_ray.report import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One input and where its output goes: local paths or fsspec URIs."""
+
+    input: str
+    output: str
+
+
+def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -> list[Job]:
+    """What ``source`` and ``target`` mean: the jobs of one command.
+
+    Args:
+        source: a file; a folder, searched with its subfolders; ``@files.txt`` with a path on each line; or
+            a ``.jsonl`` list of objects with "uri" and, if it pleases, "output". Paths in lists are
+            relative to the working directory.
+        target: a file for a file; otherwise a folder, in which the tree of the inputs is kept. An
+            existing folder, or a name that ends in a slash, is a folder for a file too.
+        options: of which the format decides extensions.
+
+    Returns:
+        Jobs in the order of the inputs. An output has its input's name with the extension of its format.
+        Where two inputs would get the same output (talk.mp4 and talk.mkv), those whose extension
+        changed get it in full: talk.mp4.m4a.
+
+    Raises:
+        ConfigError: a list cannot be read, nothing was found, an output would replace an input, or two
+            jobs ask for one output.
+    """
+    wanted = (options or EnhanceOptions()).format
+    if source.startswith("@") or source.endswith(".jsonl"):
+        listed = _read_list(source.removeprefix("@"))
+        jobs = _jobs_into_folder(listed, _common_folder(list(listed)), target, wanted)
+    elif _is_folder(source):
+        jobs = _jobs_into_folder(dict.fromkeys(_found(source, target)), source, target, wanted)
+    elif target.endswith("/") or _is_folder(target):
+        jobs = _jobs_into_folder({source: None}, _parent(source), target, wanted)
+    else:
+        jobs = [Job(source, _with_known_extension(target, wanted))]
+    _refuse_clashes(jobs)
+    return jobs
+
+
+def target_format(info: audio.AudioInfo, output: str, wanted: str) -> audio.OutputFormat:
+    """The format of ``output``: ``wanted``, unless that is "keep" and the name says otherwise.
+
+    So a video whose audio goes to ``talk.flac`` becomes flac, and a .wav that holds mp3 becomes a true wav.
+
+    Raises:
+        AudioWriteError: the name's extension is none that can be written from this input.
+    """
+    extension = PurePosixPath(output).suffix.lower()
+    target = audio.output_format(info, wanted)
+    extensions = {target.extension, f".{target.container}"}
+    if wanted != "keep" or _SAME_EXTENSION.get(extension, extension) in extensions:
+        return target
+    if extension not in _FORMATS_BY_EXTENSION:
+        known = ", ".join(sorted(_FORMATS_BY_EXTENSION))
+        raise AudioWriteError(output, f"its extension must be one of {known}, or be said by --format")
+    return audio.output_format(info, _FORMATS_BY_EXTENSION[extension])
+
+
+def done_before(report_path: str | Path, fingerprint: str, options: EnhanceOptions) -> dict[str, Record]:
+    """What an earlier run finished with this model and these options, by input: `enhance_files`' ``done``.
+
+    Empty if there is no report yet.
+
+    Raises:
+        ConfigError: the report is damaged.
+    """
+    if not Path(report_path).exists():
+        return {}
+    # Of several records of one input the last one counts: it may have failed since.
+    latest = {record.input: record for record in report.read(report_path)}
+    tree = config.to_tree(options)
+    return {
+        name: record
+        for name, record in latest.items()
+        if record.status == "done" and record.model == fingerprint and record.options == tree
+    }
+
+
+def _read_list(path: str) -> dict[str, str | None]:
+    """Inputs of a list, each with the output that the list gives it, if any."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, f"the list cannot be read: {error}") from error
+    listed: dict[str, str | None] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if not path.endswith(".jsonl"):
+            listed[line.strip()] = None
+            continue
+        where = f"{path}: line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(where, f"is not JSON: {error}") from error
+        uri, output = (row.get("uri"), row.get("output")) if isinstance(row, dict) else (None, None)
+        if not isinstance(uri, str) or not isinstance(output, str | None):
+            raise ConfigError(where, 'expected {"uri": text} and optionally "output": text')
+        listed[uri] = output
+    if not listed:
+        raise ConfigError(path, "the list is empty")
+    return listed
+
+
+def _found(source: str, target: str) -> list[str]:
+    """Audio below ``source``, without what earlier runs wrote to a ``target`` inside of it."""
+    try:
+        found = audio.find_audio(source)
+    except AudioError as error:
+        raise ConfigError(source, error.reason) from error
+    inside = f"{_absolute(target)}/"
+    if _absolute(target) != _absolute(source):
+        found = [name for name in found if not _absolute(name).startswith(inside)]
+    if not found:
+        raise ConfigError(source, "no audio was found in it")
+    return found
+
+
+def _jobs_into_folder(listed: Mapping[str, str | None], root: str, target: str, wanted: str) -> list[Job]:
+    if not audio.is_remote(target) and Path(target).is_file():
+        raise ConfigError(target, "must be a folder: there are several inputs, or the name ends in a slash")
+    jobs = []
+    natural = {name: _natural_name(name[len(root) :].lstrip("/"), wanted) for name in listed}
+    shared = Counter(natural.values())
+    for name, given in listed.items():
+        output = natural[name]
+        if shared[output] > 1 and _extension(output) != _extension(name):
+            output = name[len(root) :].lstrip("/") + _extension(output)
+        jobs.append(Job(name, _join(target, given or output)))
+    return jobs
+
+
+def _natural_name(name: str, wanted: str) -> str:
+    extension = _extension(name)
+    kept = _KEPT_EXTENSIONS.get(extension.lower(), ".wav")
+    changed = kept if wanted == "keep" else f".{wanted}"
+    return name if changed == extension.lower() else name.removesuffix(extension) + changed
+
+
+def _with_known_extension(target: str, wanted: str) -> str:
+    """Refuse a name that does not say the format that it will have, before work starts."""
+    extension = _extension(target).lower()
+    if wanted != "keep" and _FORMATS_BY_EXTENSION.get(extension) != wanted:
+        raise ConfigError(target, f"the name does not end in .{wanted}, which --format asks for")
+    if extension not in (*_FORMATS_BY_EXTENSION, *_KEPT_EXTENSIONS):
+        raise ConfigError(target, f"must be a folder, or end in one of {', '.join(_FORMATS_BY_EXTENSION)}")
+    return target
+
+
+def _refuse_clashes(jobs: list[Job]) -> None:
+    inputs = {_absolute(job.input) for job in jobs}
+    outputs: dict[str, str] = {}
+    for job in jobs:
+        output = _absolute(job.output)
+        if output in inputs:
+            raise ConfigError(job.output, "is an input too, which would be replaced: choose another place")
+        if output in outputs:
+            raise ConfigError(job.output, f"would come from both {outputs[output]} and {job.input}")
+        outputs[output] = job.input
+
+
+def _absolute(path: str) -> str:
+    return path.rstrip("/") if audio.is_remote(path) else str(Path(path).absolute())
+
+
+def _common_folder(names: list[str]) -> str:
+    """The deepest folder above all ``names``, with its slash; empty if there is none."""
+    levels = zip(*(_parent(name).split("/") for name in names), strict=False)
+    common = itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)
+    return "/".join(parts[0] for parts in common)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _extension(path: str) -> str:
+    return PurePosixPath(path).suffix
+
+
+def _join(folder: str, name: str) -> str:
+    if audio.is_remote(name) or name.startswith("/"):
+        return name
+    return f"{folder.rstrip('/')}/{name}" if folder.rstrip("/") else f"/{name}"
+
+
+def _is_folder(path: str) -> bool:
+    if not audio.is_remote(path):
+        return Path(path).is_dir()
+    filesystem, name = fsspec.url_to_fs(path)
+    return bool(filesystem.isdir(name))
+
+
+# What becomes of an input's extension under `format="keep"`; `audio.output_format` says it by content,
+# which is not known while jobs are planned. What is not here becomes wav.
+_KEPT_EXTENSIONS = {
+    **{
+        kept: kept
+        for kept in (
+            ".wav",
+            ".flac",
+            ".mp3",
+            ".opus",
+            ".ogg",
+            ".oga",
+            ".m4a",
+            ".m4b",
+            ".aif",
+            ".aiff",
+            ".caf",
+        )
+    },
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".3gp", ".aac", ".mkv", ".mka"), ".m4a"),
+    ".webm": ".opus",
+}
+_FORMATS_BY_EXTENSION = {
+    ".wav": "wav",
+    ".wave": "wav",
+    ".flac": "flac",
+    ".mp3": "mp3",
+    ".opus": "opus",
+    ".ogg": "opus",
+    ".oga": "opus",
+    ".m4a": "m4a",
+    ".m4b": "m4a",
+}
+_SAME_EXTENSION = {".wave": ".wav", ".oga": ".ogg", ".m4b": ".m4a", ".aif": ".aiff", ".aifc": ".aiff"}

@@ -1,0 +1,412 @@
+"""Running jobs: decode, model and encode side by side.
+
+    file threads, one open file each:   decode -> Analysis -> pieces ...... results -> Synthesis -> encode
+    the caller's thread:                      inbox -> Batcher -> Enhancer.run -> futures
+
+A file thread keeps a batch's worth of pieces with the model while it decodes the next and encodes the last,
+so decoding, model and encoding overlap, pieces of several files share a batch, and memory depends on
+the number of open files alone. One input's failure is its `Record`; any other exception stops
+everything, removes what was half written, and is raised to the caller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import queue
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import torch
+
+from enhance_ray import audio, config, report
+from enhance_ray.dsp.levels import Meter
+from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.files.plan import Job, target_format
+from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Piece, Result, Synthesis
+from enhance_ray.report import Record
+
+_WRITTEN_SECONDS = 1  # of output at once: meters and encoders make copies, some in float64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far `enhance_files` has come."""
+
+    files_total: int | None
+    """None where the jobs come from an iterator of unknown length."""
+    files_done: int
+    """With an output, from this run or an earlier one."""
+    files_failed: int
+    seconds_done: float
+    """Of audio written by this run."""
+    seconds_elapsed: float
+    """Since this run began."""
+    fraction: float | None
+    """Of the files, those that are open counted by their share; None where the total is unknown."""
+
+    @property
+    def rtf(self) -> float | None:
+        """Seconds that passed per second of audio; None before the first audio."""
+        return self.seconds_elapsed / self.seconds_done if self.seconds_done else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Expected until the end, if the rest goes as it went so far; None while nothing is known."""
+        if not self.fraction:
+            return None
+        return self.seconds_elapsed * (1 - self.fraction) / self.fraction
+
+
+def enhance_files(
+    jobs: Iterable[Job],
+    enhancer: Enhancer,
+    options: EnhanceOptions | None = None,
+    *,
+    batch_size: int | None = None,
+    files_at_once: int = 4,
+    force: bool = False,
+    partial: bool = False,
+    done: Mapping[str, Record] | None = None,
+    report_path: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Generator[Record, None, None]:
+    """Run every job; yield one `Record` each, as soon as it is known, in the order of completion.
+
+    The model runs in the thread that iterates, and pauses while that does something else. Closing the
+    iterator, or an exception in it, stops the run: outputs are complete or absent.
+
+    Args:
+        jobs: taken one by one, as threads become free.
+        enhancer: the model.
+        options: what to do; the defaults of `EnhanceOptions` if None.
+        batch_size: rows that run at once; by default what suits the device.
+        files_at_once: files that are open at the same time, a thread each.
+        force: replace outputs that exist.
+        partial: keep what could be decoded of a damaged input; the record carries a warning.
+        done: records of an earlier run by input (see `done_before`). Such a job becomes a record with
+            status "skipped", if its output is the same and still exists.
+        report_path: JSON-lines report to which each record is appended the moment its output is in
+            place, so that a run that is killed finds what it finished. Skipped ones are in it already.
+        progress: called in the iterating thread, several times a segment.
+
+    Raises:
+        ConfigError: a number is below 1.
+    """
+    batch_size = enhancer.batch_size if batch_size is None else batch_size
+    for name, value in (("batch_size", batch_size), ("files_at_once", files_at_once)):
+        if value < 1:
+            raise ConfigError(name, f"must be at least 1, got {value}")
+    work = _FileWork(
+        enhancer=enhancer,
+        options=options or EnhanceOptions(),
+        rows_ahead=batch_size,
+        force=force,
+        partial=partial,
+        done=done or {},
+        report_path=report_path,
+    )
+    total = len(jobs) if isinstance(jobs, Collection) else None
+    return _run(work, iter(jobs), batch_size, files_at_once, _Tally(total, progress))
+
+
+def _run(
+    work: _FileWork, jobs: Iterator[Job], batch_size: int, files_at_once: int, tally: _Tally
+) -> Generator[Record, None, None]:
+    """Serve the file threads with the model until they have no more jobs."""
+    batcher: Batcher[Future[Result[Any]]] = Batcher(work.enhancer, batch_size)
+    unanswered: set[Future[Result[Any]]] = set()
+    jobs_lock = threading.Lock()
+    threads = [
+        threading.Thread(target=work.run, args=(jobs, jobs_lock), name=f"file-{i}", daemon=True)
+        for i in range(files_at_once)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        running = len(threads)
+        while running:
+            try:
+                message = work.inbox.get(block=not len(batcher))
+            except queue.Empty:  # all threads are busy: rather a batch that is not full than none
+                _answer(batcher.run_oldest(), unanswered)
+                continue
+            match message:
+                case _Request(piece, future):
+                    unanswered.add(future)
+                    _answer(batcher.add(future, piece), unanswered)
+                case _Opened() | _Written():
+                    tally.note(message)
+                case Record():
+                    tally.close(message)
+                    yield message
+                case _Ended(error):
+                    running -= 1
+                    if error is not None:
+                        raise error
+    finally:
+        work.stop(threads, unanswered)
+
+
+def _answer(results: list[Result[Future[Result[Any]]]], unanswered: set[Future[Result[Any]]]) -> None:
+    for result in results:
+        unanswered.discard(result.owner)
+        # A future that holds a result that holds the future is a cycle: the collector counts objects and
+        # not bytes, and would let hundreds of segments pile up.
+        answer = Result(None, result.piece, result.output, result.seconds_spent)
+        result.owner.set_result(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A file thread wants the model's answer to a piece."""
+
+    piece: Piece
+    future: Future[Result[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A file thread has opened an input of so many seconds."""
+
+    input: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A file thread has written so many seconds more of an output."""
+
+    input: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A file thread has ended: there are no more jobs, or ``error`` is a bug."""
+
+    error: BaseException | None
+
+
+class _Stopped(Exception):  # noqa: N818 - ends a file thread, is no error
+    """The run is being stopped."""
+
+
+class _FileWork:
+    """What the file threads do, and what they share."""
+
+    def __init__(
+        self,
+        *,
+        enhancer: Enhancer,
+        options: EnhanceOptions,
+        rows_ahead: int,
+        force: bool,
+        partial: bool,
+        done: Mapping[str, Record],
+        report_path: str | Path | None,
+    ) -> None:
+        self.enhancer = enhancer
+        self.inbox: queue.SimpleQueue[_Request | _Opened | _Written | Record | _Ended] = queue.SimpleQueue()
+        self._options = options
+        self._options_tree = config.to_tree(options)
+        self._rows_ahead = rows_ahead
+        self._force = force
+        self._partial = partial
+        self._done = done
+        self._report_path = report_path
+        self._report_lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def run(self, jobs: Iterator[Job], jobs_lock: threading.Lock) -> None:
+        """One thread: a job after the other, until there are no more."""
+        error: BaseException | None = None
+        try:
+            while not self._stopping.is_set():
+                with jobs_lock:
+                    job = next(jobs, None)
+                if job is None:
+                    break
+                self.inbox.put(self._record(job))
+        except _Stopped:
+            pass
+        except BaseException as bug:  # goes on in the thread that iterates
+            error = bug
+        self.inbox.put(_Ended(error))
+
+    def stop(self, threads: list[threading.Thread], unanswered: set[Future[Result[Any]]]) -> None:
+        """Let the threads remove what they have half written, and wait for them."""
+        self._stopping.set()
+        for future in unanswered:
+            future.set_exception(_Stopped())
+        for thread in threads:
+            while thread.is_alive():
+                try:
+                    message = self.inbox.get(timeout=0.05)
+                except queue.Empty:
+                    continue
+                if isinstance(message, _Request):  # was on its way when the stop was called
+                    message.future.set_exception(_Stopped())
+
+    def _record(self, job: Job) -> Record:
+        earlier = self._done.get(job.input)
+        if earlier is not None and earlier.output == job.output and _exists(job.output):
+            return dataclasses.replace(earlier, status="skipped")
+        try:
+            record = self._enhance(job)
+        except AudioError as error:
+            record = Record(
+                input=job.input,
+                status="failed",
+                code=error.code,
+                reason=error.reason,
+                model=self.enhancer.fingerprint,
+                options=self._options_tree,
+            )
+        if self._report_path is not None:
+            with self._report_lock:
+                report.append(self._report_path, record)
+        return record
+
+    def _enhance(self, job: Job) -> Record:
+        started = time.thread_time()
+        model_seconds: list[float] = []
+        with audio.decode(job.input, partial=self._partial) as decoder:
+            info = decoder.info
+            self.inbox.put(_Opened(job.input, info.seconds))
+            analysis = Analysis(self.enhancer, info.sample_rate, info.channels, self._options, name=job.input)
+            synthesis = Synthesis(self._options, name=job.input)
+            meter_in = Meter(info.sample_rate, info.channels)
+            meter_out = Meter(MODEL_RATE, analysis.channels)
+            with audio.encode(
+                job.output,
+                sample_rate=MODEL_RATE,
+                channels=analysis.channels,
+                target=target_format(info, job.output, self._options.format),
+                tags=info.tags,
+                force=self._force,
+            ) as encoder:
+                pieces = analysis.pieces(_metered(map(torch.from_numpy, decoder), meter_in))
+                results = self._through_model(pieces, model_seconds)
+                for block in _metered(_cut_short(synthesis.blocks(results)), meter_out):
+                    self._leave_if_stopping()
+                    encoder.write(block.numpy())
+                    self.inbox.put(_Written(job.input, block.shape[-1] / MODEL_RATE))
+        return Record(
+            input=job.input,
+            output=job.output,
+            status="done",
+            warning="; ".join(filter(None, [decoder.warning, synthesis.warning])) or None,
+            seconds=meter_in.seconds,
+            seconds_spent=time.thread_time() - started + sum(model_seconds),
+            sample_rate=info.sample_rate,
+            channels=info.channels,
+            peak_in=_finite(meter_in.peak),
+            peak_out=_finite(meter_out.peak),
+            loudness_in=_finite(meter_in.loudness),
+            loudness_out=_finite(meter_out.loudness),
+            model=self.enhancer.fingerprint,
+            options=self._options_tree,
+        )
+
+    def _through_model(self, pieces: Iterable[Piece], model_seconds: list[float]) -> Iterator[Result[Any]]:
+        """Results in the order of ``pieces``; as many rows as a batch has are with the model at a time."""
+        pending: deque[Future[Result[Any]]] = deque()
+        rows = 0
+        for piece in pieces:
+            self._leave_if_stopping()
+            future: Future[Result[Any]] = Future()
+            self.inbox.put(_Request(piece, future))
+            pending.append(future)
+            rows += len(piece.rows)
+            while len(pending) > 1 and rows > self._rows_ahead:
+                result = pending.popleft().result()
+                rows -= len(result.piece.rows)
+                model_seconds.append(result.seconds_spent)
+                yield result
+        for future in pending:
+            result = future.result()
+            model_seconds.append(result.seconds_spent)
+            yield result
+
+    def _leave_if_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise _Stopped
+
+
+class _Tally:
+    """Adds up what the file threads tell, for the progress callback."""
+
+    def __init__(self, files_total: int | None, progress: Callable[[Progress], None] | None) -> None:
+        self._files_total = files_total
+        self._progress = progress
+        self._started = time.perf_counter()
+        self._finished: Counter[str] = Counter()
+        self._lengths: dict[str, float | None] = {}  # of inputs that are open
+        self._written: defaultdict[str, float] = defaultdict(float)  # seconds, of the same
+        self._seconds_done = 0.0
+
+    def note(self, message: _Opened | _Written) -> None:
+        if isinstance(message, _Opened):
+            self._lengths[message.input] = message.seconds
+        else:
+            self._written[message.input] += message.seconds
+            self._seconds_done += message.seconds
+        self._call()
+
+    def close(self, record: Record) -> None:
+        self._finished["failed" if record.status == "failed" else "done"] += 1
+        self._lengths.pop(record.input, None)
+        self._written.pop(record.input, None)
+        self._call()
+
+    def _call(self) -> None:
+        if self._progress is None:
+            return
+        self._progress(
+            Progress(
+                files_total=self._files_total,
+                files_done=self._finished["done"],
+                files_failed=self._finished["failed"],
+                seconds_done=self._seconds_done,
+                seconds_elapsed=time.perf_counter() - self._started,
+                fraction=self._fraction(),
+            )
+        )
+
+    def _fraction(self) -> float | None:
+        if not self._files_total:
+            return None
+        shares = [min(1.0, self._written[name] / length) for name, length in self._lengths.items() if length]
+        # fsum: the order of the open files, which changes as they close, must not make it step back.
+        return math.fsum([self._finished.total(), *shares]) / self._files_total
+
+
+def _metered(blocks: Iterable[torch.Tensor], meter: Meter) -> Iterator[torch.Tensor]:
+    for block in blocks:
+        meter.push(block)
+        yield block
+
+
+def _cut_short(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    for block in blocks:
+        yield from block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1)
+
+
+def _finite(level: float) -> float | None:
+    return level if math.isfinite(level) else None
+
+
+def _exists(path: str) -> bool:
+    if not audio.is_remote(path):
+        return Path(path).exists()
+    filesystem, name = fsspec.url_to_fs(path)
+    return bool(filesystem.exists(name))

@@ -1,0 +1,478 @@
+"""What became of every input: one `Record` each, as JSON lines for programs and as a page for people.
+
+The JSON lines are also the memory of a run. `append` returns when the line is on the disk, so a run
+that is killed and started again finds everything it finished.
+
+The page is one file that needs no network: pictures, styles, a few lines of script and short sounds are
+inside. matplotlib draws, and is asked for only then.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import io
+import json
+import math
+import mimetypes
+import os
+import re
+import string
+import urllib.parse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import librosa
+import numpy as np
+from numpy.typing import NDArray
+
+from enhance_ray import audio, config, metrics
+from enhance_ray.errors import AudioReadError, ConfigError
+
+TABLE_ROWS = 2000
+"""Records that the page lists; a browser is slow with many more."""
+EXAMPLE_SECONDS = 15.0
+"""How much of a recording its pictures show, from its start."""
+EMBED_BYTES = 1_500_000
+"""A sound up to this size is inside the page, a larger one is a link."""
+RANGE_DB = 80.0
+"""From the loudest to the darkest of a spectrogram."""
+INK = "#808080"
+"""Of the pictures' text and axes: can be read on white and on black."""
+BEFORE, AFTER = "#9aa0a6", "#2f81f7"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """The outcome of one input."""
+
+    input: str
+    output: str | None = None
+    status: Literal["done", "failed", "skipped"]
+    """`skipped`: an earlier run had done it."""
+    code: str | None = None
+    """The error's stable word for programs (see `errors`); None unless failed."""
+    reason: str | None = None
+    """The error's sentence for people; None unless failed."""
+    warning: str | None = None
+    """What is not as it should be with an output all the same: the input broke off, the gain was limited."""
+    seconds: float = 0.0
+    """Length of the input's audio."""
+    seconds_spent: float = 0.0
+    """This input's share of the work, in seconds."""
+    sample_rate: int | None = None
+    """Of the input, in Hz."""
+    channels: int | None = None
+    """Of the input."""
+    peak_in: float | None = None
+    """Largest magnitude in dBFS; None where it is not known or the audio is silent."""
+    peak_out: float | None = None
+    loudness_in: float | None = None
+    """Integrated loudness in LUFS (ITU-R BS.1770-4); None where it is not known or all is below the gate."""
+    loudness_out: float | None = None
+    model: str | None = None
+    """Fingerprint of the weights."""
+    options: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    """Where asked for: by name of the metric (see `metrics.METRICS`) with `_in` or `_out` behind it."""
+
+    @property
+    def rtf(self) -> float | None:
+        """Seconds of work per second of audio; None where there was no audio."""
+        return self.seconds_spent / self.seconds if self.seconds > 0 else None
+
+
+def to_json(record: Record) -> str:
+    """One line of JSON without its newline. JSON has no infinity: a level of -inf dB is written as null."""
+    tree = {key: _plain_number(value) for key, value in config.to_tree(record).items()}
+    tree["scores"] = {name: score for name, score in record.scores.items() if math.isfinite(score)}
+    return json.dumps(tree, ensure_ascii=False, allow_nan=False)
+
+
+def from_json(line: str, where: str = "record") -> Record:
+    """The record that `to_json` wrote.
+
+    Raises:
+        ConfigError: names ``where`` and what is wrong with the line.
+    """
+    try:
+        tree = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigError(where, f"is not JSON: {error}") from error
+    return config.from_tree(Record, tree, where=where)
+
+
+def append(path: str | Path, record: Record) -> None:
+    """Add ``record`` to the report at ``path``; when this returns, a power cut no longer loses it.
+
+    A last line that an interrupted run left torn is replaced. One process writes a report at a time.
+    """
+    line = f"{to_json(record)}\n".encode()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("ab+") as file:
+        _drop_torn_line(file)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: str | Path) -> list[Record]:
+    """All records of the report at ``path``, in order. A last line without its newline is torn, and left out.
+
+    Raises:
+        ConfigError: the file cannot be read, or a finished line is no record; names the line.
+    """
+    try:
+        text = (
+            Path(path).read_bytes().decode("utf-8", errors="replace")
+        )  # a torn line may end within a character
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror or error}") from error
+    lines = text.split("\n")[:-1]
+    return [from_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _drop_torn_line(file: Any) -> None:
+    """Cut an open file back to its last newline."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _plain_number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """A run in numbers."""
+
+    done: int
+    failed: int
+    skipped: int
+    seconds: float
+    """Of audio in what was done."""
+    seconds_spent: float
+    """On what was done."""
+
+    @property
+    def rtf(self) -> float | None:
+        """Seconds of work per second of audio; None where nothing was done."""
+        return self.seconds_spent / self.seconds if self.seconds > 0 else None
+
+
+def totals(records: Iterable[Record]) -> Totals:
+    """Add up ``records``."""
+    by_status: dict[str, list[Record]] = {"done": [], "failed": [], "skipped": []}
+    for record in records:
+        by_status[record.status].append(record)
+    return Totals(
+        **{status: len(group) for status, group in by_status.items()},
+        seconds=sum(record.seconds for record in by_status["done"]),
+        seconds_spent=sum(record.seconds_spent for record in by_status["done"]),
+    )
+
+
+def html(
+    path: str | Path, records: Sequence[Record], *, title: str = "Restored recordings", examples: int = 6
+) -> None:
+    """Write ``records`` as a page at ``path``.
+
+    Args:
+        path: the page; replaced where it exists. Sounds too large to be inside are links relative to it.
+        records: in the order of the table, failures first.
+        title: of the page.
+        examples: how many records done here, local files both, are shown as pictures and players.
+
+    Raises:
+        ConfigError: matplotlib is absent.
+    """
+    path = Path(path)
+    template = importlib.resources.files("enhance_ray").joinpath("report.html").read_text(encoding="utf-8")
+    shown = [record for record in records if _is_local_pair(record)][:examples]
+    page = string.Template(template).substitute(
+        title=escape(title),
+        totals=_totals_section(totals(records)),
+        run=_run_section(records),
+        failures=_failures_section([record for record in records if record.status == "failed"]),
+        scores=_scores_section(records),
+        examples=_section("Before and after", "".join(_example(record, path.parent) for record in shown)),
+        table=_table_section(records),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def spectrogram_pair(
+    before: NDArray[np.float32], after: NDArray[np.float32], sample_rate: int, path: str | Path
+) -> None:
+    """Draw two waveforms (time,) at ``sample_rate`` in Hz side by side into ``path`` (png, svg, pdf).
+
+    Mel spectrograms over 80 dB below the louder one's maximum: the same colour is the same level in both.
+
+    Raises:
+        ConfigError: matplotlib is absent.
+    """
+    _pair_figure(before, after, sample_rate).savefig(path, transparent=True)
+
+
+def require_pictures() -> None:
+    """Call before a long run that ends in a page.
+
+    Raises:
+        ConfigError: matplotlib is absent.
+    """
+    _figure(1, 1)
+
+
+def _is_local_pair(record: Record) -> bool:
+    return record.status == "done" and Path(record.input).is_file() and Path(record.output or "").is_file()
+
+
+def _section(heading: str, body: str) -> str:
+    return f"<section><h2>{heading}</h2>{body}</section>" if body else ""
+
+
+def _totals_section(total: Totals) -> str:
+    cards = [
+        (f"{total.done:,}", "done"),
+        (f"{total.failed:,}", "failed"),
+        (f"{total.skipped:,}", "done by an earlier run"),
+        (_duration(total.seconds), "of audio"),
+        (_duration(total.seconds_spent), "of work"),
+        (_number(total.rtf, 3), "real-time factor"),
+    ]
+    return "".join(
+        f'<div class="card{" bad" if name == "failed" and total.failed else ""}"><b>{value}</b>{name}</div>'
+        for value, name in cards
+    )
+
+
+def _run_section(records: Sequence[Record]) -> str:
+    """Models and options, each once: a report may hold several runs."""
+    models = sorted({record.model for record in records if record.model})
+    options = sorted({json.dumps(record.options, ensure_ascii=False) for record in records if record.options})
+    lines = [f"<p>Model <code>{escape(model)}</code></p>" for model in models]
+    lines += [f"<p>Options <code>{escape(text)}</code></p>" for text in options]
+    return "".join(lines)
+
+
+def _failures_section(failed: Sequence[Record]) -> str:
+    """Reasons that differ in numbers only are one kind."""
+    kinds: dict[tuple[str, str], list[Record]] = {}
+    for record in failed:
+        kind = re.sub(r"\d+(\.\d+)?", "#", record.reason or "")
+        kinds.setdefault((record.code or "", kind), []).append(record)
+    rows = [
+        f'<tr><td class="n">{len(group):,}</td><td>{escape(code)}</td>'
+        f"<td>{escape(group[0].reason or '')}</td><td>{escape(group[0].input)}</td></tr>"
+        for (code, _), group in sorted(kinds.items(), key=lambda item: -len(item[1]))
+    ]
+    head = "<tr><th>Inputs</th><th>Code</th><th>Reason</th><th>For example</th></tr>"
+    return _section(
+        "Failures", f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>" if rows else ""
+    )
+
+
+def _scores_section(records: Sequence[Record]) -> str:
+    """Mean and 95 % interval before and after, and how the scores are spread."""
+    values = {
+        name: [
+            [r.scores[name + side] for r in records if name + side in r.scores] for side in ("_in", "_out")
+        ]
+        for name in metrics.METRICS
+    }
+    values = {name: pair for name, pair in values.items() if any(pair)}
+    if not values:
+        return ""
+    rows = []
+    for name, pair in values.items():
+        metric = metrics.METRICS[name]
+        cells = "".join(
+            f'<td class="n">{_interval(metrics.mean_interval(side), metric.digits)}</td>' for side in pair
+        )
+        better = "higher" if metric.higher_is_better else "lower"
+        rows.append(f"<tr><td>{metric.title}</td>{cells}<td>{metric.unit}</td><td>{better}</td></tr>")
+    head = "<tr><th>Metric</th><th>Before</th><th>After</th><th>Unit</th><th>Better is</th></tr>"
+    picture = _picture(_histograms(values), "Histograms of the scores before and after")
+    return _section("Scores", f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{picture}")
+
+
+def _example(record: Record, folder: Path) -> str:
+    """One recording as heard before and after; where it can no longer be read, that is said in its place."""
+    assert record.output is not None
+    caption = f"<figcaption>{escape(record.input)}</figcaption>"
+    try:
+        before, rate_before = _opening(record.input)
+        after, rate = _opening(record.output)
+    except AudioReadError as error:  # the files may have changed since: the page is about the rest, too
+        return f"<figure>{caption}<p>{escape(str(error))}</p></figure>"
+    before = metrics.resample(before, rate_before, rate)
+    picture = _picture(_pair_figure(before, after, rate), "Spectrograms before and after")
+    players = "".join(_player(Path(path), folder) for path in (record.input, record.output))
+    return f'<figure>{caption}{picture}<div class="players">{players}</div></figure>'
+
+
+def _opening(path: str) -> tuple[NDArray[np.float32], int]:
+    """The first `EXAMPLE_SECONDS` of ``path`` as (time,), channels averaged, and the rate in Hz."""
+    with audio.decode(path, block_seconds=EXAMPLE_SECONDS, partial=True) as blocks:
+        for block in blocks:
+            return block.mean(axis=0), blocks.info.sample_rate
+    raise AudioReadError(path, "it has no samples")
+
+
+def _player(path: Path, folder: Path) -> str:
+    if path.stat().st_size <= EMBED_BYTES:
+        kind = mimetypes.guess_type(path.name)[0] or "audio/wav"
+        source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    else:
+        source = urllib.parse.quote(os.path.relpath(path, folder))
+    return f'<audio controls preload="metadata" src="{escape(source)}"></audio>'
+
+
+def _table_section(records: Sequence[Record]) -> str:
+    ordered = sorted(
+        records, key=lambda record: record.status != "failed"
+    )  # stable: the order stays otherwise
+    scores = [name + side for name in metrics.METRICS for side in ("_in", "_out")]
+    scores = [key for key in scores if any(key in record.scores for record in records)]
+    titles = ["Input", "Status", "Length (s)", "RTF", "Rate (Hz)", "Channels", "Peak in (dBFS)", "Peak out"]
+    titles += ["Loudness in (LUFS)", "Loudness out", *(_score_title(key) for key in scores), "Remark"]
+    head = "".join(f'<th><button type="button">{title}</button></th>' for title in titles)
+    rows = "".join(_row(record, scores) for record in ordered[:TABLE_ROWS])
+    more = f"<p>The first {TABLE_ROWS:,} of {len(records):,}.</p>" if len(records) > TABLE_ROWS else ""
+    table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return _section("Recordings", f'{more}<div class="wide">{table}</div>')
+
+
+def _score_title(key: str) -> str:
+    name, _, side = key.rpartition("_")
+    return f"{metrics.METRICS[name].title} {side}"
+
+
+def _row(record: Record, scores: Sequence[str]) -> str:
+    numbers: list[tuple[float | None, int]] = [
+        (record.seconds, 1),
+        (record.rtf, 3),
+        (record.sample_rate, 0),
+        (record.channels, 0),
+        (record.peak_in, 1),
+        (record.peak_out, 1),
+        (record.loudness_in, 1),
+        (record.loudness_out, 1),
+        *((record.scores.get(key), metrics.METRICS[key.rpartition("_")[0]].digits) for key in scores),
+    ]
+    cells = "".join(f'<td class="n">{_number(value, digits)}</td>' for value, digits in numbers)
+    remark = escape(record.reason or record.warning or "")
+    return (
+        f'<tr class="{record.status}"><td>{escape(record.input)}</td><td>{record.status}</td>'
+        f"{cells}<td>{remark}</td></tr>"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(interval: metrics.Interval, digits: int) -> str:
+    if interval.count == 0:
+        return ""
+    return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that leaves one to three digits before the point."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of its own, in inches: no pyplot, whose figures are global and never freed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ConfigError("report", "pictures need matplotlib: pip install 'enhance-ray[eval]'") from error
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _pair_figure(before: NDArray[np.float32], after: NDArray[np.float32], sample_rate: int) -> Any:
+    figure = _figure(10, 3.2)
+    axes = figure.subplots(1, 2, sharey=True)
+    levels = [_mel_level(waveform, sample_rate) for waveform in (before, after)]
+    loudest = max(level.max() for level in levels)
+    ticks = [khz for khz in (0.5, 1, 2, 4, 8, 16) if 2000 * khz <= sample_rate]
+    for axis, title, level, waveform in zip(axes, ("Before", "After"), levels, (before, after), strict=True):
+        image = axis.imshow(
+            level - loudest,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=-RANGE_DB,
+            vmax=0,
+            extent=(0, waveform.size / sample_rate, 0, librosa.hz_to_mel(sample_rate / 2)),
+        )
+        axis.set_title(title, color=INK)
+        axis.set_xlabel("time (s)", color=INK)
+        axis.set_yticks(librosa.hz_to_mel(1000 * np.array(ticks)), [f"{khz:g}" for khz in ticks])
+        _paint(axis)
+    axes[0].set_ylabel("frequency (kHz)", color=INK)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("dB re the loudest", color=INK)
+    _paint(bar.ax)
+    return figure
+
+
+def _mel_level(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+    """Power of mel bands in dB, (mel, frame); at most about a thousand frames, as the picture has columns."""
+    hop = max(256, waveform.size // 1000)
+    waveform = np.pad(waveform, (0, max(0, 2048 - waveform.size)))
+    power = librosa.feature.melspectrogram(
+        y=waveform, sr=sample_rate, n_fft=2048, hop_length=hop, n_mels=128, norm=None
+    )
+    level: NDArray[np.float32] = 10 * np.log10(np.maximum(power, 1e-12))
+    return level
+
+
+def _histograms(values: dict[str, list[list[float]]]) -> Any:
+    columns = min(4, len(values))
+    rows = -(-len(values) // columns)
+    figure = _figure(2.6 * columns, 2.1 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, (name, pair) in zip(axes, values.items(), strict=False):
+        bins = np.histogram_bin_edges(np.concatenate(pair), bins=24)
+        for side, colour, label in zip(pair, (BEFORE, AFTER), ("before", "after"), strict=True):
+            axis.hist(side, bins=bins, color=colour, alpha=0.65, label=label)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+        metric = metrics.METRICS[name]
+        axis.set_xlabel(f"{metric.title} ({metric.unit})" if metric.unit else metric.title, color=INK)
+        _paint(axis)
+    figure.axes[0].set_ylabel("recordings", color=INK)
+    figure.axes[0].legend(frameon=False, labelcolor=INK, fontsize="small")
+    for axis in figure.axes[len(values) :]:
+        axis.remove()
+    return figure
+
+
+def _paint(axis: Any) -> None:
+    axis.tick_params(colors=INK)
+    for spine in axis.spines.values():
+        spine.set_color(INK)
+
+
+def _picture(figure: Any, text: str) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", transparent=True)
+    return f'<img alt="{text}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

@@ -1,0 +1,493 @@
+import dataclasses
+import gc
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from torch import nn
+
+from enhance_ray import audio, report
+from enhance_ray.errors import AudioWriteError, ConfigError
+from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, target_format
+from enhance_ray.options import EnhanceOptions
+from enhance_ray.pipeline import Enhancer, Piece
+
+RATE = 44_100
+OPTIONS = EnhanceOptions(segment_seconds=1, overlap_seconds=0.1, context_seconds=0.1)
+
+
+def enhancer(module=None):
+    return Enhancer(module or nn.Identity(), device="cpu", precision="fp32", fingerprint="identity")
+
+
+def write_noise(path, seconds=2.5, *, channels=1, rate=RATE, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = 0.1 * np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
+    soundfile.write(path, noise, rate, subtype="PCM_16")
+    return path
+
+
+def samples(path):
+    return soundfile.read(path, dtype="float32", always_2d=True)[0].T
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five good recordings in two folders, and one that is damaged."""
+    for number, seconds in enumerate([0.3, 2.5, 5, 0.9, 3.7]):
+        write_noise(
+            tmp_path / "in" / f"day{number % 2}" / f"{number}.wav",
+            seconds,
+            channels=1 + number % 2,
+            seed=number,
+        )
+    (tmp_path / "in" / "damaged.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVEnothing")
+    return tmp_path
+
+
+def run(folder, module=None, options=OPTIONS, **settings):
+    jobs = plan_jobs(str(folder / "in"), str(folder / "out"), options)
+    return list(enhance_files(jobs, enhancer(module), options, **settings))
+
+
+def outputs(folder):
+    return sorted(path.relative_to(folder / "out") for path in (folder / "out").rglob("*") if path.is_file())
+
+
+def file_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("file-")]
+
+
+@pytest.mark.parametrize("files_at_once", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_every_good_input_becomes_an_output_and_a_record_whatever_the_batches(
+    folder, files_at_once, batch_size
+):
+    records = run(folder, files_at_once=files_at_once, batch_size=batch_size)
+    assert sorted(record.status for record in records) == ["done"] * 5 + ["failed"]
+    for record in records:
+        if record.status == "done":
+            np.testing.assert_array_equal(samples(record.output), samples(record.input))
+    assert len(outputs(folder)) == 5
+
+
+def test_a_record_says_what_was_done(tmp_path):
+    source = write_noise(tmp_path / "a.wav", 2, channels=2, rate=16_000)
+    (record,) = enhance_files([Job(str(source), str(tmp_path / "b.wav"))], enhancer(), OPTIONS)
+    assert (record.input, record.output) == (str(source), str(tmp_path / "b.wav"))
+    assert (record.seconds, record.sample_rate, record.channels) == (2.0, 16_000, 2)
+    assert (record.model, record.options["segment_seconds"]) == ("identity", 1)
+    assert 0 < record.seconds_spent < 10
+    assert record.peak_in == pytest.approx(20 * np.log10(np.abs(samples(source)).max()), abs=1e-4)
+    assert record.loudness_out == pytest.approx(record.loudness_in, abs=0.6)  # the top of the band is gone
+    assert soundfile.info(record.output).samplerate == RATE
+
+
+def test_the_record_of_a_failure_says_why_and_leaves_no_output(folder):
+    (failed,) = (record for record in run(folder) if record.status == "failed")
+    assert failed.input.endswith("damaged.wav")
+    assert failed.code == "audio_unreadable"
+    assert failed.reason
+    assert failed.output is None
+
+
+def test_an_input_that_breaks_off_in_the_middle_leaves_nothing_or_what_there_was_with_a_warning(tmp_path):
+    whole = write_noise(tmp_path / "whole.wav", 6).read_bytes()
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(whole[: len(whole) // 2])
+    job = Job(str(broken), str(tmp_path / "out" / "broken.wav"))
+    (record,) = enhance_files([job], enhancer(), OPTIONS)
+    assert (record.status, record.code) == ("failed", "audio_unreadable")
+    assert list((tmp_path / "out").iterdir()) == []
+
+    (record,) = enhance_files([job], enhancer(), OPTIONS, partial=True)
+    assert record.status == "done"
+    assert record.warning
+    assert record.seconds == pytest.approx(3, abs=0.01)
+
+
+def test_an_output_that_exists_is_kept_unless_forced(tmp_path):
+    source = write_noise(tmp_path / "a.wav")
+    existing = tmp_path / "b.wav"
+    existing.write_text("precious")
+    (record,) = enhance_files([Job(str(source), str(existing))], enhancer(), OPTIONS)
+    assert (record.code, existing.read_text()) == ("audio_unwritable", "precious")
+    (record,) = enhance_files([Job(str(source), str(existing))], enhancer(), OPTIONS, force=True)
+    assert record.status == "done"
+    np.testing.assert_array_equal(samples(existing), samples(source))
+
+
+def test_an_output_that_cannot_be_written_costs_no_computing(tmp_path):
+    class Unused(nn.Module):
+        def forward(self, rows):
+            raise AssertionError("the model ran")
+
+    source = write_noise(tmp_path / "a.wav")
+    (tmp_path / "b.wav").touch()
+    (record,) = enhance_files([Job(str(source), str(tmp_path / "b.wav"))], enhancer(Unused()), OPTIONS)
+    assert record.status == "failed"
+
+
+def test_segments_of_several_files_share_a_batch(tmp_path):
+    batches = []
+
+    class Slow(nn.Module):
+        """Gives the file threads time to bring more, as a real model does."""
+
+        def forward(self, rows):
+            batches.append(len(rows))
+            time.sleep(0.1)
+            return rows
+
+    jobs = [
+        Job(str(write_noise(tmp_path / f"{i}.wav", 1, seed=i)), str(tmp_path / "out" / f"{i}.wav"))
+        for i in range(9)
+    ]
+    list(enhance_files(jobs, enhancer(Slow()), OPTIONS, batch_size=4, files_at_once=4))
+    assert sum(batches) == 9
+    assert max(batches) > 1
+
+
+def test_few_inputs_are_open_at_a_time_and_jobs_are_taken_as_they_are_needed(tmp_path):
+    source = write_noise(tmp_path / "a.wav", 0.5)
+    taken = 0
+
+    def jobs():
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield Job(str(source), str(tmp_path / "out" / f"{number}.wav"))
+
+    records = enhance_files(jobs(), enhancer(), OPTIONS, files_at_once=2)
+    next(records)
+    records.close()
+    assert taken < 20
+
+
+class BugAfter(nn.Module):
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, rows):
+        self.calls -= 1
+        if self.calls < 0:
+            raise ZeroDivisionError("a bug")
+        return rows
+
+
+def test_segments_of_a_long_file_do_not_pile_up(tmp_path):
+    """With the garbage collector off, which counts objects and lets large ones wait for very long."""
+
+    class Counting(nn.Module):
+        calls, most_pieces = 0, 0
+
+        def forward(self, rows):
+            self.calls += 1
+            pieces = sum(type(thing) is Piece for thing in gc.get_objects())
+            self.most_pieces = max(self.most_pieces, pieces)
+            return rows
+
+    write_noise(tmp_path / "in" / "long.wav", 40)
+    model = Counting()
+    gc.collect()
+    gc.disable()
+    try:
+        run(tmp_path, model)
+    finally:
+        gc.enable()
+    assert model.calls > 40
+    assert model.most_pieces <= 4
+
+
+def test_a_bug_in_the_model_stops_the_run_without_torn_outputs(folder):
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run(folder, BugAfter(4))
+    assert not file_threads()
+    for path in outputs(folder):
+        np.testing.assert_array_equal(samples(folder / "out" / path), samples(folder / "in" / path))
+
+
+def test_a_bug_in_a_file_thread_stops_the_run_too(folder, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("enhance_ray.files.run.Meter", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run(folder)
+    assert not file_threads()
+    assert outputs(folder) == []
+
+
+def test_a_broken_source_of_jobs_stops_the_run(tmp_path):
+    def jobs():
+        yield Job(str(write_noise(tmp_path / "a.wav")), str(tmp_path / "b.wav"))
+        raise RuntimeError("the bucket is gone")
+
+    with pytest.raises(RuntimeError, match="the bucket is gone"):
+        list(enhance_files(jobs(), enhancer(), OPTIONS))
+    assert not file_threads()
+
+
+def test_closing_the_iterator_leaves_complete_outputs_only(folder):
+    records = enhance_files(
+        plan_jobs(str(folder / "in"), str(folder / "out"), OPTIONS), enhancer(), OPTIONS, files_at_once=2
+    )
+    next(records)
+    records.close()
+    assert not file_threads()
+    for path in outputs(folder):
+        np.testing.assert_array_equal(samples(folder / "out" / path), samples(folder / "in" / path))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "files_at_once"])
+def test_numbers_below_one_are_refused_before_anything_starts(name):
+    with pytest.raises(ConfigError, match=f"{name}: must be at least 1, got 0"):
+        enhance_files([], enhancer(), **{name: 0})
+
+
+def test_progress_ends_with_all_files_and_all_seconds(folder):
+    seen = []
+    run(folder, progress=seen.append)
+    fractions = [moment.fraction for moment in seen]
+    assert fractions == sorted(fractions)
+    last = seen[-1]
+    assert (last.files_total, last.files_done, last.files_failed, last.fraction) == (6, 5, 1, 1.0)
+    assert last.seconds_done == pytest.approx(0.3 + 2.5 + 5 + 0.9 + 3.7, abs=1e-4)
+    assert last.seconds_left == 0
+    assert any(0 < moment.fraction < 1 for moment in seen)
+
+
+def test_a_second_run_skips_what_the_report_shows_as_done(folder):
+    path = folder / "report.jsonl"
+    first = run(folder, report_path=path)
+    assert sorted(r.input for r in report.read(path)) == sorted(r.input for r in first)
+    done = done_before(path, "identity", OPTIONS)
+    again = run(folder, BugAfter(0), report_path=path, done=done)
+    assert sorted(record.status for record in again) == ["failed"] + ["skipped"] * 5
+
+
+def test_what_is_missing_is_done_again(folder):
+    path = folder / "report.jsonl"
+    first = run(folder, report_path=path)
+    gone = next(record for record in first if record.status == "done")
+    Path(gone.output).unlink()
+    again = run(folder, done=done_before(path, "identity", OPTIONS))
+    assert [record.input for record in again if record.status == "done"] == [gone.input]
+
+
+def test_only_the_same_model_and_options_count_as_done(folder):
+    path = folder / "report.jsonl"
+    run(folder, report_path=path)
+    assert len(done_before(path, "identity", OPTIONS)) == 5
+    assert done_before(path, "another", OPTIONS) == {}
+    assert done_before(path, "identity", dataclasses.replace(OPTIONS, strength=0.5)) == {}
+    assert done_before(folder / "none.jsonl", "identity", OPTIONS) == {}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import torch
+from enhance_ray.files import enhance_files, plan_jobs
+from enhance_ray.options import EnhanceOptions
+from enhance_ray.pipeline import Enhancer, Piece
+
+class Slow(torch.nn.Module):
+    def forward(self, rows):
+        time.sleep(0.02)
+        return rows
+
+root = sys.argv[1]
+options = EnhanceOptions(segment_seconds=1, overlap_seconds=0.1, context_seconds=0.1)
+enhancer = Enhancer(Slow(), device="cpu", precision="fp32", fingerprint="identity")
+jobs = plan_jobs(root + "/in", root + "/out")
+for record in enhance_files(jobs, enhancer, options, report_path=root + "/r.jsonl"):
+    print(record.input, flush=True)
+"""
+
+
+def test_a_killed_run_is_finished_by_the_next_without_computing_anything_twice(tmp_path):
+    for number in range(12):
+        write_noise(tmp_path / "in" / f"{number}.wav", 3, seed=number)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
+    for _ in range(3):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+    done = done_before(tmp_path / "r.jsonl", "identity", OPTIONS)
+    assert 3 <= len(done) < 12
+    jobs = plan_jobs(str(tmp_path / "in"), str(tmp_path / "out"), OPTIONS)
+    records = list(
+        enhance_files(jobs, enhancer(), OPTIONS, done=done, report_path=tmp_path / "r.jsonl", force=True)
+    )
+    assert {record.input for record in records if record.status == "skipped"} == set(done)
+    for number in range(12):
+        np.testing.assert_array_equal(
+            samples(tmp_path / "out" / f"{number}.wav"), samples(tmp_path / "in" / f"{number}.wav")
+        )
+    inputs = [record.input for record in report.read(tmp_path / "r.jsonl")]
+    assert sorted(inputs) == sorted(str(tmp_path / "in" / f"{number}.wav") for number in range(12))
+
+
+# What a source and a target mean.
+
+
+def planned(source, target, **options):
+    return {job.input: job.output for job in plan_jobs(str(source), str(target), EnhanceOptions(**options))}
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_folder_keeps_its_tree_and_names_change_by_their_extension_only(tmp_path):
+    touch(tmp_path, "in/a.wav", "in/b/c.d.MP3", "in/b/e.mp4", "in/f.wma", "in/notes.txt")
+    plan = planned(tmp_path / "in", tmp_path / "out")
+    relative = {
+        Path(i).relative_to(tmp_path / "in").as_posix(): Path(o).relative_to(tmp_path / "out").as_posix()
+        for i, o in plan.items()
+    }
+    assert relative == {"a.wav": "a.wav", "b/c.d.MP3": "b/c.d.MP3", "b/e.mp4": "b/e.m4a", "f.wma": "f.wav"}
+    flac = planned(tmp_path / "in", tmp_path / "out", format="flac")
+    assert flac[str(tmp_path / "in/b/c.d.MP3")] == str(tmp_path / "out/b/c.d.flac")
+
+
+def test_a_slash_at_the_end_of_a_folder_changes_nothing(tmp_path):
+    touch(tmp_path, "in/a.wav")
+    assert planned(f"{tmp_path}/in/", f"{tmp_path}/out/") == {f"{tmp_path}/in/a.wav": f"{tmp_path}/out/a.wav"}
+
+
+def test_inputs_that_would_share_an_output_keep_their_whole_name(tmp_path):
+    touch(tmp_path, "in/talk.m4a", "in/talk.mp4", "in/talk.mkv", "in/other.mp4")
+    assert sorted(Path(output).name for output in planned(tmp_path / "in", tmp_path / "out").values()) == [
+        "other.m4a",
+        "talk.m4a",
+        "talk.mkv.m4a",
+        "talk.mp4.m4a",
+    ]
+
+
+def test_outputs_of_an_earlier_run_inside_the_input_folder_are_no_inputs(tmp_path):
+    touch(tmp_path, "a.wav", "clean/a.wav")
+    assert planned(tmp_path, tmp_path / "clean") == {str(tmp_path / "a.wav"): str(tmp_path / "clean/a.wav")}
+
+
+def test_a_file_goes_to_a_file_or_into_a_folder(tmp_path):
+    touch(tmp_path, "a.mp4", "there/x")
+    source = str(tmp_path / "a.mp4")
+    assert planned(source, tmp_path / "b.flac") == {source: str(tmp_path / "b.flac")}
+    assert planned(source, tmp_path / "there") == {source: str(tmp_path / "there" / "a.m4a")}
+    assert planned(source, f"{tmp_path}/new/") == {source: str(tmp_path / "new" / "a.m4a")}
+
+
+def test_a_list_keeps_the_tree_below_the_folder_that_all_share(tmp_path):
+    listed = tmp_path / "files.txt"
+    listed.write_text("/data/x/a.wav\n\n/data/y/z/b.flac\n/data/x/a.wav\n")
+    assert planned(f"@{listed}", tmp_path) == {
+        "/data/x/a.wav": f"{tmp_path}/x/a.wav",
+        "/data/y/z/b.flac": f"{tmp_path}/y/z/b.flac",
+    }
+
+
+def test_json_lines_may_name_outputs_and_remote_places(tmp_path):
+    listed = tmp_path / "files.jsonl"
+    rows = [
+        {"uri": "s3://bucket/x/a.wav", "bytes": 12},
+        {"uri": "s3://bucket/x/b.wav", "output": "s3://other/b.wav"},
+        {"uri": "s3://bucket/x/c.wav", "output": "sub/c.wav"},
+    ]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert planned(listed, "s3://clean/") == {
+        "s3://bucket/x/a.wav": "s3://clean/a.wav",
+        "s3://bucket/x/b.wav": "s3://other/b.wav",
+        "s3://bucket/x/c.wav": "s3://clean/sub/c.wav",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.jsonl", '{"uri": "a.wav"}\n{"url": "b.wav"}\n', "line 2: expected"),
+        ("a.jsonl", '{"uri": \n', "line 1: is not JSON"),
+        ("@a.txt", "\n", "the list is empty"),
+        ("@none.txt", None, "cannot be read"),
+    ],
+)
+def test_a_list_that_is_wrong_is_refused_with_its_line(tmp_path, name, text, reason):
+    path = tmp_path / name.removeprefix("@")
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        plan_jobs(f"@{path}" if name.startswith("@") else str(path), str(tmp_path / "out"))
+
+
+def test_a_plan_that_would_lose_something_is_refused(tmp_path):
+    touch(tmp_path, "in/a.wav", "in/b.wav", "file")
+    with pytest.raises(ConfigError, match="is an input too"):
+        planned(tmp_path / "in", tmp_path / "in")
+    with pytest.raises(ConfigError, match="is an input too"):
+        planned(tmp_path / "in" / "a.wav", tmp_path / "in" / "a.wav")
+    with pytest.raises(ConfigError, match="must be a folder"):
+        planned(tmp_path / "in", tmp_path / "file")
+    listed = tmp_path / "a.jsonl"
+    listed.write_text('{"uri": "a.wav", "output": "x.wav"}\n{"uri": "b.wav", "output": "x.wav"}\n')
+    with pytest.raises(ConfigError, match=r"would come from both a\.wav and b\.wav"):
+        planned(listed, tmp_path / "out")
+
+
+def test_a_plan_without_inputs_or_with_a_name_that_says_no_format_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no audio was found"):
+        planned(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(ConfigError, match="must be a folder, or end in one of"):
+        planned(tmp_path / "a.wav", tmp_path / "b.doc")
+    with pytest.raises(ConfigError, match="does not end in"):
+        planned(tmp_path / "a.wav", tmp_path / "b.wav", format="flac")
+
+
+def test_the_name_of_an_output_decides_its_format_where_the_options_leave_it(tmp_path):
+    info = audio.probe(str(write_noise(tmp_path / "a.wav")))
+    assert target_format(info, "b.wav", "keep").codec == "pcm"
+    assert target_format(info, "b.FLAC", "keep").codec == "flac"
+    assert target_format(info, "b.m4a", "keep").codec == "aac"
+    assert target_format(info, "b.ogg", "keep").codec == "opus"
+    assert target_format(info, "b.mp3", "mp3").codec == "mp3"
+    with pytest.raises(AudioWriteError, match="its extension must be one of"):
+        target_format(info, "b.aiff", "keep")
+
+
+def test_what_a_file_is_decides_over_what_it_is_called(tmp_path):
+    """A flac that is called .wav becomes a true wav."""
+    source = write_noise(tmp_path / "a.flac").rename(tmp_path / "a.wav")
+    (record,) = enhance_files([Job(str(source), str(tmp_path / "b.wav"))], enhancer(), OPTIONS)
+    assert record.status == "done"
+    assert soundfile.info(record.output).format == "WAV"
+
+
+def test_remote_files_are_read_and_written(tmp_path):
+    import fsspec
+
+    local = write_noise(tmp_path / "a.wav")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(local), "/bucket/in/x/a.wav")
+    jobs = plan_jobs("memory://bucket/in", "memory://bucket/out", OPTIONS)
+    (record,) = enhance_files(jobs, enhancer(), OPTIONS)
+    assert (record.status, record.output) == ("done", "memory://bucket/out/x/a.wav")
+    memory.get("/bucket/out/x/a.wav", str(tmp_path / "b.wav"))
+    np.testing.assert_array_equal(samples(tmp_path / "b.wav"), samples(local))
+    (again,) = enhance_files(jobs, enhancer(), OPTIONS, done={record.input: record})
+    assert again.status == "skipped"
+    memory.rm("/bucket", recursive=True)
