@@ -1,0 +1,296 @@
+"""Training examples of the denoiser: (noisy, target) crops. Spec 6.3, 6.5 and 6.6.
+
+    speech -> crop -> distort? ─┬─────────────────────> target
+    noise  -> crop -> distort ──┴─ mix at some SNR ───> noisy
+
+The target keeps the speech's distortions: the denoiser removes noise and nothing else, unless `room_tail`
+asks it to shorten rooms too. An example
+is a function of (seed, index): worker count, order and restarts do not change it.
+
+Where the original draws once for a batch (whether speech is distorted, the mixing share), this
+draws for each example, which is what makes an example independent of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from scipy import fft
+from torch.utils.data import DataLoader, Dataset
+
+from enhance_ray.errors import ConfigError
+from enhance_ray.options import MODEL_RATE
+from enhance_ray.training.bank import Bank, list_sources, load_bank
+from enhance_ray.training.corpus import load_rirs
+from enhance_ray.training.degrade import (
+    Distorter,
+    RecordingChain,
+    add_room,
+    damp_room,
+    mix_at_share,
+    mix_at_snr,
+    peak_normalize,
+)
+from enhance_ray.training.splits import Split
+
+Waveform = Float32[np.ndarray, " time"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig:
+    """Where speech, noise and rooms are."""
+
+    root: Path = Path("data")
+    """What the entries below are relative to."""
+    speech: tuple[str, ...] = ("fg",)
+    """Folders of clean speech, or CSV lists (columns file, split, speaker)."""
+    noise: tuple[str, ...] = ("bg",)
+    """The same for noise."""
+    rooms: tuple[str, ...] = ("rir",)
+    """Folders of impulse responses; may be empty."""
+    cache: Path = Path("runs/cache")
+    """Folder for decoded audio, about 320 MB an hour."""
+    held_out_every: int = 8
+    """One in so many files, where no list says it, is kept for validation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExampleConfig:
+    """How examples are made. The defaults are the original's; what it lacks is off.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    crop_seconds: float = 3.0
+    """Length of an example."""
+    silence_probability: float = 0.01
+    """How often there is no speech at all."""
+    distort_probability: float = 0.5
+    """How often speech is distorted; noise always is."""
+    distorter: Distorter = field(default_factory=Distorter)
+    """What distorting is."""
+    share: tuple[float, float] = (0.2, 0.8)
+    """Range of the speech's share in the mixture of two signals of equal energy; 0.2 is -12 dB."""
+    snr_db: tuple[float, float] | None = None
+    """Range of the signal-to-noise ratio where speech is active; replaces ``share``."""
+    join_clips: bool = False
+    """Fill a crop with several clips of one speaker and gaps; otherwise with one clip and silence."""
+    speed: float = 0.0
+    """Largest relative change of speed and pitch of the speech."""
+    room_probability: float = 0.0
+    """How often speech is put into a room."""
+    room_tail: float | None = None
+    """Reverberation time in seconds to which the target's room is damped; None leaves the room as it is."""
+    babble_probability: float = 0.0
+    """How often the noise is made of several speakers at once."""
+    max_noises: int = 1
+    """Most recordings that make up the noise."""
+    recording: RecordingChain = field(default_factory=RecordingChain)
+    """What happens to the mixture and not to the target: hum, clipping, codecs."""
+
+    def __post_init__(self) -> None:
+        for name in ("silence_probability", "distort_probability", "room_probability", "babble_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(name, f"must be within [0, 1], got {getattr(self, name)}")
+        if self.crop_seconds <= 0.05:
+            raise ConfigError("crop_seconds", f"must be above 0.05, got {self.crop_seconds}")
+        if not 0 <= self.speed <= 0.5:
+            raise ConfigError("speed", f"must be within [0, 0.5], got {self.speed}")
+        if self.max_noises < 1:
+            raise ConfigError("max_noises", f"must be at least 1, got {self.max_noises}")
+        if self.room_tail is not None and (self.room_tail <= 0 or self.snr_db is None):
+            raise ConfigError("room_tail", "must be positive, and needs snr_db")
+
+
+class Banks(NamedTuple):
+    """Everything that examples of one split are made of."""
+
+    speech: Bank
+    noise: Bank
+    rooms: Sequence[Waveform]
+
+
+class Example(NamedTuple):
+    """One pair at the model's rate."""
+
+    noisy: Waveform
+    target: Waveform
+    """The speech in ``noisy``, at the level it has there."""
+
+
+def load_banks(corpus: CorpusConfig, split: Split) -> Banks:
+    """Decode the corpus, or map what an earlier run decoded.
+
+    Raises:
+        ConfigError: a folder is absent or holds nothing usable.
+    """
+    every = corpus.held_out_every
+    speech, noise = (
+        load_bank(list_sources(corpus.root, entries, split, every), corpus.cache)
+        for entries in (corpus.speech, corpus.noise)
+    )
+    rooms = [
+        response
+        for entry in corpus.rooms
+        for response in load_rirs(corpus.root / entry, split=split, held_out_every=every)
+    ]
+    return Banks(speech, noise, rooms)
+
+
+def make_example(banks: Banks, config: ExampleConfig, rng: np.random.Generator) -> Example:
+    """Draw one example; peaks are at most 1."""
+    length = int(config.crop_seconds * MODEL_RATE)
+    if rng.random() < config.silence_probability:
+        speech = target = np.zeros(length, np.float32)
+    else:
+        speech, target = _record_speech(banks, config, length, rng)
+    noise = _draw_noise(banks, config, length, rng)
+    noise = peak_normalize(config.distorter(noise, MODEL_RATE, rng, banks.rooms))
+
+    if config.snr_db is None:
+        noisy, target = mix_at_share(speech, noise, rng.uniform(*config.share))
+    else:
+        noisy = mix_at_snr(speech, noise, rng.uniform(*config.snr_db), MODEL_RATE)
+    noisy = config.recording(noisy, MODEL_RATE, rng)
+    peak = max(1.0, float(np.abs(noisy).max()))
+    return Example(noisy / peak, target / peak)
+
+
+class Examples(Dataset[Example]):
+    """Endless examples by index."""
+
+    def __init__(self, banks: Banks, config: ExampleConfig, seed: int) -> None:
+        """Draw from ``banks``; equal (seed, index) give equal examples."""
+        self.banks, self.config, self.seed = banks, config, seed
+
+    def __getitem__(self, index: int) -> Example:
+        return make_example(self.banks, self.config, np.random.default_rng([self.seed, index]))
+
+
+def batches(
+    examples: Examples,
+    *,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    rank: int,
+    world_size: int,
+    workers: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches (noisy, target) for the steps ``first_step`` to ``last_step - 1`` of worker ``rank``.
+
+    Step s of all workers together uses the examples ``s * batch_size * world_size`` and following,
+    whatever ran before: a resumed training sees what the uninterrupted one would have seen.
+    """
+    everyone = batch_size * world_size
+    # Not a list: a million steps of a large batch would be gigabytes of numbers.
+    order = (
+        [step * everyone + rank * batch_size + i for i in range(batch_size)]
+        for step in range(first_step, last_step)
+    )
+    loader = DataLoader(
+        examples,
+        batch_sampler=order,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader
+
+
+def _record_speech(
+    banks: Banks, config: ExampleConfig, length: int, rng: np.random.Generator
+) -> tuple[Waveform, Waveform]:
+    """Speech with a peak of 1 as it reaches the microphone, and what the denoiser is to make of it."""
+    speech = target = _draw_speech(banks.speech, config, length, rng)
+    if banks.rooms and rng.random() < config.room_probability:
+        room = banks.rooms[int(rng.integers(len(banks.rooms)))]
+        # No room takes this to a peak at which `add_room` changes the level.
+        dry: Waveform = np.float32(0.2) * speech
+        speech = target = add_room(dry, room)
+        if config.room_tail is not None:
+            target = add_room(dry, damp_room(room, MODEL_RATE, config.room_tail))
+    if rng.random() < config.distort_probability:
+        seed = int(rng.integers(2**63))  # one draw for both
+        distorted = [
+            config.distorter(part, MODEL_RATE, np.random.default_rng(seed), banks.rooms)
+            for part in ([speech] if target is speech else [speech, target])
+        ]
+        speech, target = distorted[0], distorted[-1]
+    peak = np.abs(speech).max() + np.float32(1e-7)
+    return speech / peak, target / peak
+
+
+def _draw_speech(bank: Bank, config: ExampleConfig, length: int, rng: np.random.Generator) -> Waveform:
+    stretch = 1 + rng.uniform(-config.speed, config.speed) if config.speed else 1.0
+    # The stretched crop is cut to a length that transforms fast.
+    natural = length if stretch == 1 else fft.next_fast_len(int(length * stretch), real=True)
+    index = int(rng.integers(len(bank)))
+    speech = np.zeros(natural, np.float32)
+    filled = _place(speech, 0, bank, index, rng)
+    if config.join_clips:
+        companions = _same_group(bank, index)
+        while filled < natural:
+            gap = int(rng.exponential(0.3) * MODEL_RATE)
+            filled = _place(speech, filled + gap, bank, int(rng.choice(companions)), rng)
+    return speech if natural == length else _stretch(speech, length)
+
+
+def _place(target: Waveform, at: int, bank: Bank, index: int, rng: np.random.Generator) -> int:
+    """Write a clip, cropped at random to the room that is left, and say where it ends."""
+    room = target.size - at
+    if room <= 0:
+        return target.size
+    length = bank.length(index)
+    start = int(rng.integers(max(0, length - room) + 1))
+    clip = bank.read(index, start, room)
+    target[at : at + clip.size] = clip
+    return at + clip.size
+
+
+def _same_group(bank: Bank, index: int) -> list[int]:
+    group = bank.groups[index]
+    if not group:
+        return [index]
+    return [i for i, other in enumerate(bank.groups) if other == group]
+
+
+def _stretch(waveform: Waveform, length: int) -> Waveform:
+    """Change speed and pitch so that ``waveform`` lasts ``length`` samples, by resizing its spectrum."""
+    spectrum = fft.rfft(waveform)
+    bins = length // 2 + 1
+    resized = np.zeros(bins, spectrum.dtype)
+    kept = min(bins, spectrum.size)
+    resized[:kept] = spectrum[:kept]
+    stretched: Waveform = fft.irfft(resized, length) * np.float32(length / waveform.size)
+    return stretched
+
+
+def _draw_noise(banks: Banks, config: ExampleConfig, length: int, rng: np.random.Generator) -> Waveform:
+    if rng.random() < config.babble_probability:
+        return _sum([_loop(banks.speech, length, rng) for _ in range(rng.integers(4, 9))])
+    noises = [_loop(banks.noise, length, rng)]
+    for _ in range(int(rng.integers(config.max_noises))):
+        gain = 10 ** (rng.uniform(-15, 5) / 20)
+        noises.append(gain * _loop(banks.noise, length, rng))
+    return _sum(noises)
+
+
+def _sum(waveforms: Sequence[Waveform]) -> Waveform:
+    return np.asarray(np.sum(waveforms, axis=0), np.float32)
+
+
+def _loop(bank: Bank, length: int, rng: np.random.Generator) -> Waveform:
+    """A random crop of a random recording, repeated where it is shorter than ``length``."""
+    index = int(rng.integers(len(bank)))
+    room = max(0, bank.length(index) - length)
+    clip = bank.read(index, int(rng.integers(room + 1)), length)
+    repeated: Waveform = np.resize(clip, length)
+    return repeated

@@ -1,0 +1,102 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from enhance_ray.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenoiserLossConfig:
+    """Weights of the denoiser's losses. The defaults are the original's: waveform L1 alone.
+
+    Raises:
+        ConfigError: nothing is weighted, or a value is out of range.
+    """
+
+    waveform: float = 1.0
+    """Weight of the mean absolute difference of samples."""
+    spectrum: float = 0.0
+    """Weight of `compressed_spectral_loss`, averaged over ``resolutions``."""
+    resolutions: tuple[int, ...] = (512, 1024, 2048)
+    """Window lengths in samples of that loss."""
+    complex_share: float = 0.3
+    """Share of the phase-aware part in that loss, in [0, 1]."""
+    keep_level: bool = False
+    """Scale the target by the input's peak, so that speech keeps its level; the original scales it by its
+    own peak, which asks the net for a gain that a mask cannot give."""
+
+    def __post_init__(self) -> None:
+        if self.waveform < 0 or self.spectrum < 0 or self.waveform + self.spectrum == 0:
+            raise ConfigError("waveform, spectrum", "must not be negative, and one must be positive")
+        if not 0 <= self.complex_share <= 1:
+            raise ConfigError("complex_share", f"must be within [0, 1], got {self.complex_share}")
+        if not self.resolutions or min(self.resolutions) < 16:
+            raise ConfigError(
+                "resolutions", f"expected window lengths of at least 16, got {self.resolutions}"
+            )
+
+
+def compressed_spectral_loss(
+    estimate: Float[Tensor, "batch time"],
+    target: Float[Tensor, "batch time"],
+    *,
+    window_length: int,
+    complex_share: float,
+    power: float = 0.3,
+) -> Float[Tensor, ""]:
+    """Mean squared difference of power-law compressed spectra, of magnitudes and of complex values.
+
+    Compression by ``power`` weighs quiet bins, which the ear hears and a waveform loss does not.
+    Ephrat et al. 2018, arXiv:1804.03619; the blend after Braun and Tashev 2020, arXiv:2009.12286.
+
+    Args:
+        estimate: what the net gave.
+        target: what it should have given.
+        window_length: Hann window and transform length in samples; hop is half of it.
+        complex_share: weight of the complex part; magnitudes have the rest.
+        power: of the magnitudes.
+    """
+    window = torch.hann_window(window_length, device=estimate.device)
+
+    def spectrum(waveform: Tensor) -> tuple[Tensor, Tensor]:
+        bins = torch.stft(
+            waveform,
+            window_length,
+            window_length // 4,
+            window=window,
+            return_complex=True,
+            pad_mode="constant",
+        )
+        bins = torch.view_as_real(bins / window.square().sum().sqrt())
+        # One logarithm and two exponentials cost a third of two powers. The floor keeps the gradient
+        # of a power below 1 finite at silence.
+        log_energy = bins.square().sum(-1).clamp_min(1e-8).log()
+        return (power / 2 * log_energy).exp(), bins * ((power - 1) / 2 * log_energy).exp()[..., None]
+
+    magnitude, coloured = spectrum(estimate)
+    target_magnitude, target_coloured = spectrum(target)
+    by_magnitude = (magnitude - target_magnitude).square().mean()
+    by_complex = (coloured - target_coloured).square().sum(-1).mean()
+    return (1 - complex_share) * by_magnitude + complex_share * by_complex
+
+
+def denoiser_loss(
+    estimate: Float[Tensor, "batch time"], target: Float[Tensor, "batch time"], config: DenoiserLossConfig
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """The weighted sum, and each part by name, detached."""
+    parts = {}
+    if config.waveform:
+        parts["l1"] = config.waveform * (estimate - target).abs().mean()
+    if config.spectrum:
+        by_resolution = [
+            compressed_spectral_loss(estimate, target, window_length=n, complex_share=config.complex_share)
+            for n in config.resolutions
+        ]
+        parts["spectrum"] = config.spectrum * torch.stack(by_resolution).mean()
+    return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}

@@ -1,0 +1,213 @@
+"""Training examples: what is in them, and that nothing but (seed, index) decides it."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from enhance_ray.errors import ConfigError
+from enhance_ray.options import MODEL_RATE
+from enhance_ray.training.bank import list_sources, load_bank
+from enhance_ray.training.examples import (
+    CorpusConfig,
+    ExampleConfig,
+    Examples,
+    batches,
+    load_banks,
+    make_example,
+)
+
+CONFIG = ExampleConfig(crop_seconds=0.5)
+
+
+def tone(frequency: float, seconds: float, rate: int = MODEL_RATE) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for folder in ("fg", "bg", "rir"):
+        (root / folder).mkdir()
+    for i in range(12):
+        soundfile.write(root / "fg" / f"voice{i}.wav", tone(200 + 50 * i, 0.7), MODEL_RATE)
+        soundfile.write(root / "bg" / f"noise{i}.wav", 0.1 * rng.standard_normal(20_000), MODEL_RATE)
+    response = np.zeros(4000, np.float32)
+    response[[44, 1000]] = 1.0, 0.4
+    for i in range(12):
+        np.save(root / "rir" / f"room{i}.npy", response)
+    return CorpusConfig(root=root, cache=root / "cache")
+
+
+@pytest.fixture(scope="module")
+def banks(corpus):
+    return load_banks(corpus, "train")
+
+
+def test_an_example_depends_on_seed_and_index_alone(banks):
+    one, two = Examples(banks, CONFIG, seed=3), Examples(banks, CONFIG, seed=3)
+    two[5]  # what was drawn before leaves no trace
+    for got, expected in zip(one[7], two[7], strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert not np.array_equal(one[7].noisy, one[8].noisy)
+    assert not np.array_equal(one[7].noisy, Examples(banks, CONFIG, seed=4)[7].noisy)
+
+
+def test_workers_and_restarts_do_not_change_the_batches(banks):
+    def stream(workers, first_step):
+        settings = {"batch_size": 2, "last_step": 4, "rank": 0, "world_size": 1}
+        return list(
+            batches(Examples(banks, CONFIG, seed=0), first_step=first_step, workers=workers, **settings)
+        )
+
+    whole, resumed, by_worker = stream(0, 0), stream(0, 2), stream(1, 0)
+    for expected, got in [*zip(whole, by_worker, strict=True), *zip(whole[2:], resumed, strict=True)]:
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_two_workers_of_a_run_share_the_examples_of_one(banks):
+    examples = Examples(banks, CONFIG, seed=0)
+    settings = {"first_step": 0, "last_step": 2, "workers": 0}
+    alone = list(batches(examples, batch_size=4, rank=0, world_size=1, **settings))
+    shares = [list(batches(examples, batch_size=2, rank=r, world_size=2, **settings)) for r in (0, 1)]
+    for step in range(2):
+        together = [torch.cat(pair) for pair in zip(shares[0][step], shares[1][step], strict=True)]
+        torch.testing.assert_close(together, list(alone[step]), rtol=0, atol=0)
+
+
+def test_what_is_not_target_is_noise_at_the_snr_that_was_drawn(banks):
+    """The original's share of 0.8 is 12 dB over all, in whatever level the mixture has."""
+    quiet = ExampleConfig(crop_seconds=0.5, share=(0.8, 0.8), silence_probability=0, distort_probability=0)
+    for index in range(10):
+        noisy, target = make_example(banks, quiet, np.random.default_rng(index))
+        noise = noisy - target
+        assert 10 * np.log10(np.sum(target**2) / np.sum(noise**2)) == pytest.approx(12.04, abs=0.1)
+        assert np.abs(noisy).max() <= 1
+
+
+def test_silence_is_drawn_as_often_as_asked(banks):
+    config = ExampleConfig(crop_seconds=0.1, silence_probability=0.3)
+    silent = sum(not make_example(banks, config, np.random.default_rng(i)).target.any() for i in range(300))
+    assert 60 <= silent <= 120  # five standard deviations around 90
+
+
+def test_the_compact_recipe_makes_finite_examples_of_full_length(banks):
+    config = ExampleConfig(
+        crop_seconds=0.5,
+        snr_db=(-5, 15),
+        join_clips=True,
+        speed=0.1,
+        room_probability=0.5,
+        babble_probability=0.5,
+        max_noises=3,
+    )
+    for index in range(20):
+        noisy, target = make_example(banks, config, np.random.default_rng(index))
+        assert noisy.shape == target.shape == (22_050,)
+        assert noisy.dtype == target.dtype == np.float32
+        assert np.isfinite(noisy).all() and np.isfinite(target).all()
+
+
+def test_a_shorter_room_is_the_target_where_asked(banks):
+    """The bank's room is a direct path and one echo after 22 ms: in the target the echo is weaker."""
+    settings = {"silence_probability": 0, "distort_probability": 0, "snr_db": (80, 80), "room_probability": 1}
+    kept = ExampleConfig(crop_seconds=0.5, **settings)
+    damped = ExampleConfig(crop_seconds=0.5, room_tail=0.005, **settings)
+    for index in range(5):
+        noisy, target = make_example(banks, kept, np.random.default_rng(index))
+        np.testing.assert_allclose(noisy, target, atol=1e-3)
+        same_noisy, dry = make_example(banks, damped, np.random.default_rng(index))
+        np.testing.assert_allclose(same_noisy, noisy, atol=1e-6)
+        echo = np.zeros_like(dry)
+        echo[956:] = 0.4 * dry[:-956]
+        np.testing.assert_allclose(dry + echo, target, atol=0.05)
+        assert np.abs(dry - target).max() > 0.1
+
+
+def test_changing_speed_changes_pitch_by_the_same_share(banks):
+    frequencies = []
+    for index in range(30):
+        config = ExampleConfig(
+            crop_seconds=0.4, speed=0.2, silence_probability=0, distort_probability=0, snr_db=(60, 60)
+        )
+        target = make_example(banks, config, np.random.default_rng(index)).target
+        spectrum = np.abs(np.fft.rfft(target * np.hanning(target.size)))
+        frequencies.append(np.argmax(spectrum) * MODEL_RATE / target.size)
+    voices = 200 + 50 * np.arange(12)
+    distance = np.abs(np.array(frequencies)[:, None] / voices - 1).min(1)
+    assert max(distance) > 0.01  # some are between the voices' own pitches
+    assert min(frequencies) >= 0.8 * 200 - 5 and max(frequencies) <= 1.25 * 750 + 5
+
+
+def test_folders_are_split_by_name_and_the_two_splits_are_disjoint(corpus):
+    train, valid = (
+        {s.path for s in list_sources(corpus.root, ["fg"], split, 3)} for split in ("train", "valid")
+    )
+    assert train and valid and not train & valid
+    assert len(train | valid) == 12
+
+
+def test_a_list_says_the_split_and_the_speaker(corpus):
+    rows = [
+        "file,speaker,split",
+        "fg/voice0.wav,ann,train",
+        "fg/voice1.wav,bob,valid",
+        "fg/voice2.wav,ann,train",
+    ]
+    (corpus.root / "list.csv").write_text("\n".join(rows))
+    sources = list_sources(corpus.root, ["list.csv"], "train", 8)
+    assert [(s.path.rpartition("/")[2], s.group) for s in sources] == [
+        ("voice0.wav", "ann"),
+        ("voice2.wav", "ann"),
+    ]
+
+
+def test_a_recording_is_resampled_and_mixed_down_once_and_found_again(tmp_path):
+    stereo = np.stack([tone(440, 1, 16_000), np.zeros(16_000, np.float32)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 16_000, subtype="FLOAT")
+    sources = list_sources(tmp_path, ["."], "train", 10**9)
+    bank = load_bank(sources, tmp_path / "cache")
+    middle = bank.read(0, 10_000, 20_000)
+    np.testing.assert_allclose(middle, 0.5 * tone(440, 1)[10_000:30_000], atol=2e-4)  # 16 bits
+    calls = []
+    load_bank(sources, tmp_path / "cache", progress=lambda *counts: calls.append(counts))
+    assert not calls  # nothing was decoded again
+
+
+def test_a_damaged_recording_is_left_out_by_name(tmp_path, caplog):
+    soundfile.write(tmp_path / "good.wav", tone(300, 0.2), MODEL_RATE)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    bank = load_bank(list_sources(tmp_path, ["."], "train", 10**9), tmp_path / "cache")
+    assert len(bank) == 1
+    assert "bad.wav" in caplog.text
+
+
+@pytest.mark.parametrize("entry", ["nowhere", "empty", "bad.csv"])
+def test_a_corpus_that_holds_nothing_is_named(entry, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=entry):
+        list_sources(tmp_path, [entry], "train", 8)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"silence_probability": 2.0},
+        {"crop_seconds": 0.0},
+        {"speed": 0.9},
+        {"max_noises": 0},
+        {"room_tail": 0.3},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        ExampleConfig(**settings)
+
+
+def test_the_longest_run_starts_at_once(banks):
+    """Its order of examples is made as it goes: all of it at once would not fit in memory."""
+    settings = {"batch_size": 1, "first_step": 0, "last_step": 10**12, "rank": 0, "world_size": 1}
+    noisy, _ = next(batches(Examples(banks, CONFIG, seed=0), workers=0, **settings))
+    assert noisy.shape == (1, 22_050)

@@ -1,0 +1,189 @@
+"""The training loop: schedule, resumption to the same numbers, divergence."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from enhance_ray import checkpoint, config
+from enhance_ray.errors import ConfigError, TrainingDivergedError
+from enhance_ray.options import MODEL_RATE
+from enhance_ray.training import loop
+from enhance_ray.training.context import METRICS_NAME, LocalContext
+from enhance_ray.training.loop import OptimizerConfig, TrainConfig
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A net and a corpus as small as they get."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for folder in ("fg", "bg", "rir"):
+        (root / folder).mkdir()
+    time = np.arange(MODEL_RATE) / MODEL_RATE
+    for i in range(10):
+        voice = 0.3 * np.sin(2 * np.pi * (150 + 40 * i) * time) * (1 + np.sin(2 * np.pi * 4 * time))
+        soundfile.write(root / "fg" / f"voice{i}.wav", voice, MODEL_RATE)
+        soundfile.write(root / "bg" / f"noise{i}.wav", 0.1 * rng.standard_normal(20_000), MODEL_RATE)
+    np.save(root / "rir" / "room.npy", np.eye(1, 2000, 44, dtype=np.float32)[0])
+    tree = {
+        "batch_size": 2,
+        "model": {"hidden": 4, "blocks": 1, "middle_blocks": 0, "features": "compressed", "bands": 32},
+        "corpus": {"root": str(root), "cache": str(root / "cache"), "held_out_every": 3},
+        "examples": {"crop_seconds": 0.3},
+        "loss": {"spectrum": 1.0, "resolutions": [512], "keep_level": True},
+        "optimizer": {"max_lr": 0.01, "warmup_steps": 2, "max_steps": 12, "ema_decay": 0.9},
+        "log_every": 1,
+        "validate_every": 6,
+        "checkpoint_every": 4,
+        "validation_examples": 2,
+        "validation_seconds": 1.0,
+        "workers": 0,
+    }
+    return config.from_tree(TrainConfig, tree)
+
+
+def train(settings, folder):
+    return loop.run(settings, LocalContext(folder, device=torch.device("cpu")))
+
+
+def losses(folder):
+    lines = map(json.loads, (folder / METRICS_NAME).read_text().splitlines())
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing catches it."""
+
+
+def test_a_killed_training_goes_on_to_the_same_numbers(settings, tmp_path, monkeypatch):
+    scores = train(settings, tmp_path / "whole")
+
+    step = loop.Trainer.step
+
+    def step_until_killed(trainer, *batch):
+        if trainer.steps_done == 7:
+            raise Killed
+        return step(trainer, *batch)
+
+    monkeypatch.setattr(loop.Trainer, "step", step_until_killed)
+    with pytest.raises(Killed):
+        train(settings, tmp_path / "killed")
+    assert sorted(losses(tmp_path / "killed")) == list(range(1, 8))
+    monkeypatch.setattr(loop.Trainer, "step", step)
+
+    # Steps 5 to 7 came after the last checkpoint and are done again.
+    resumed_scores = train(settings, tmp_path / "killed")
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert resumed_scores == pytest.approx(scores)  # ESTOI dithers
+    final = [
+        checkpoint.load(tmp_path / run / "checkpoints" / "step_00000012").denoiser.state_dict()
+        for run in ("whole", "killed")
+    ]
+    torch.testing.assert_close(final[0], final[1], rtol=0, atol=0)
+
+
+def test_only_the_newest_checkpoints_are_kept_and_each_is_a_model(settings, tmp_path):
+    context = LocalContext(tmp_path, device=torch.device("cpu"), keep=2)
+    loop.run(settings, context)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step_00000008",
+        "step_00000012",
+    ]
+    assert checkpoint.load(context.resume_from()).config.denoiser == settings.model
+    assert not (tmp_path / "saving").exists()
+
+
+def test_a_finished_run_has_nothing_left_to_do(settings, tmp_path):
+    train(settings, tmp_path)
+    before = losses(tmp_path)
+    assert train(settings, tmp_path) == {}
+    assert losses(tmp_path) == before
+
+
+def test_a_run_folder_of_another_model_is_refused(settings, tmp_path):
+    train(settings, tmp_path)
+    tree = config.to_tree(settings)
+    tree["model"]["hidden"] = 8
+    with pytest.raises(ConfigError, match="another model"):
+        train(config.from_tree(TrainConfig, tree), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(settings, tmp_path, monkeypatch):
+    step = loop.Trainer.step
+
+    def broken_step(trainer, noisy, target):
+        return step(trainer, noisy * (math.nan if trainer.steps_done == 5 else 1), target)
+
+    monkeypatch.setattr(loop.Trainer, "step", broken_step)
+    with pytest.raises(TrainingDivergedError, match="step 6"):
+        train(settings, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000004"]
+
+
+def test_learning_rate_is_the_originals():
+    """Spec 6.7: up by 9e-5 in 1000 steps, down to 1e-5 at the millionth."""
+    schedule = OptimizerConfig()
+    assert schedule.lr(0) == pytest.approx(1e-5)
+    assert schedule.lr(500) == pytest.approx(1e-5 + 9e-5 / 2)
+    assert schedule.lr(1000) == pytest.approx(1e-4)
+    assert schedule.lr(500_500) == pytest.approx(1e-5 + 9e-5 * (1e6 - 500_500) / (1e6 - 1000))
+    assert schedule.lr(1_000_000) == pytest.approx(1e-5)
+
+
+def test_what_is_saved_is_the_moving_average(settings, tmp_path):
+    trainer = loop.Trainer(settings, LocalContext(tmp_path, device=torch.device("cpu")))
+    expected = {key: value.clone() for key, value in trainer.denoiser.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    for done in range(5):
+        trainer.step(torch.randn(2, 8820, generator=generator), torch.randn(2, 8820, generator=generator))
+        decay = min(0.9, (1 + done) / (10 + done))
+        current = trainer.denoiser.state_dict()
+        expected = {key: decay * expected[key] + (1 - decay) * current[key] for key in expected}
+    trainer.save(tmp_path / "model")
+    torch.testing.assert_close(checkpoint.load(tmp_path / "model").denoiser.state_dict(), expected)
+
+
+def test_fine_tuning_starts_with_the_weights_of_a_model(settings, tmp_path):
+    train(settings, tmp_path / "first")
+    model = tmp_path / "first" / "checkpoints" / "step_00000012"
+    tuned = dataclasses.replace(settings, init_from=str(model), seed=1)
+    trainer = loop.Trainer(tuned, LocalContext(tmp_path / "second", device=torch.device("cpu")))
+    torch.testing.assert_close(
+        trainer.denoiser.state_dict(), checkpoint.load(model).denoiser.state_dict(), rtol=0, atol=0
+    )
+    before = trainer.denoiser.net.input_proj.weight.detach().clone()
+    trainer.step(torch.randn(2, 8820), torch.randn(2, 8820))
+    assert not torch.equal(trainer.denoiser.net.input_proj.weight, before)
+    other = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, hidden=8))
+    with pytest.raises(ConfigError, match="init_from"):
+        loop.Trainer(other, LocalContext(tmp_path / "third", device=torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"min_lr": 1.0}, "min_lr"),
+        ({"warmup_steps": 10, "max_steps": 10}, "warmup_steps"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, named):
+    with pytest.raises(ConfigError, match=named):
+        OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize("path", ["configs/train_denoiser.yaml", "configs/compact/train_denoiser.yaml"])
+def test_the_configurations_in_the_repository_are_valid(path, pytestconfig):
+    config.load(TrainConfig, pytestconfig.rootpath / path)
+
+
+def test_the_originals_configuration_says_nothing_but_defaults(pytestconfig):
+    """Where it differs from the defaults of the code, one of the two is wrong."""
+    loaded = config.to_tree(config.load(TrainConfig, pytestconfig.rootpath / "configs/train_denoiser.yaml"))
+    defaults = config.to_tree(TrainConfig())
+    assert {key for key in loaded if loaded[key] != defaults[key]} <= {"workers"}
