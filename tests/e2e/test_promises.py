@@ -1,0 +1,120 @@
+"""What the project promises of its packaged model, its README and its worst inputs."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from damaged import make_damaged, make_good
+
+from enhance_ray import Enhancer, cli, metrics, report
+
+RATE = 44_100
+
+
+@pytest.fixture(scope="module")
+def enhancer():
+    return Enhancer.load(device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def speech(pytestconfig):
+    """47 s of the sample recordings."""
+    folder = pytestconfig.rootpath / "samples" / "clean"
+    parts = [soundfile.read(path, dtype="float32")[0] for path in sorted(folder.iterdir())]
+    rng = np.random.default_rng(0)
+    waveform = np.resize(np.concatenate(parts), 47 * RATE)
+    return (waveform + 0.02 * rng.standard_normal(waveform.size)).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_a_recording_sounds_the_same_alone_in_company_in_any_batch_and_with_any_threads(
+    enhancer, speech, tmp_path
+):
+    alone, _ = enhancer.denoise(speech, RATE)
+    source = tmp_path / "in"
+    source.mkdir()
+    soundfile.write(source / "47s.wav", speech, RATE, subtype="FLOAT")
+    for i in range(3):
+        soundfile.write(source / f"other{i}.wav", speech[i * RATE :][: 35 * RATE], RATE, subtype="FLOAT")
+    threads = torch.get_num_threads()
+    try:
+        for batch_size, threads_now in ((1, 1), (8, 1), (8, 4)):
+            out = tmp_path / f"{batch_size}-{threads_now}"
+            command = ["denoise", str(source), str(out), "--precision", "fp32", "-q"]
+            settings = ["--batch-size", str(batch_size), "--threads", str(threads_now)]
+            assert cli.main([*command, *settings]) == 0
+            among, _ = soundfile.read(out / "47s.wav", dtype="float32")
+            np.testing.assert_allclose(among, alone, atol=1e-5)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_bf16_stays_close_to_fp32(enhancer, speech):
+    """Where `--precision auto` takes bf16, the difference is at least 25 dB below the speech."""
+    short = speech[: 8 * RATE]
+    exact, _ = enhancer.denoise(short, RATE)
+    rounded, _ = Enhancer.load(device="cpu", precision="bf16").denoise(short, RATE)
+    noise_to_signal = np.sum((rounded - exact) ** 2) / np.sum(exact**2)
+    assert 10 * np.log10(noise_to_signal) < -25
+
+
+def test_the_packaged_model_removes_noise_and_leaves_speech(pytestconfig, enhancer):
+    """Of the samples: at least 4 dB of SI-SDR, which no gate or filter on them reaches."""
+    samples = pytestconfig.rootpath / "samples"
+    clean, _ = soundfile.read(samples / "clean" / "kathleen_helicopter.flac", dtype="float32")
+    noisy, _ = soundfile.read(samples / "noisy" / "kathleen_helicopter.flac", dtype="float32")
+    denoised, _ = enhancer.denoise(noisy, RATE)
+    assert metrics.si_sdr(denoised, clean) > metrics.si_sdr(noisy, clean) + 4
+
+
+@pytest.mark.slow
+def test_three_hundred_damaged_files_cost_five_good_ones_nothing(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    make_damaged(source, 300)
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        soundfile.write(source / f"good{i}.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    assert cli.main(["denoise", str(source), str(out), "-q"]) == 1
+    records = report.read(out / cli.REPORT_NAME)
+    done = [record for record in records if record.status == "done"]
+    assert len(done) == 5
+    assert all(soundfile.info(record.output).frames == RATE for record in done)
+    failed = [record for record in records if record.status == "failed"]
+    assert all(record.reason and record.code for record in failed)
+    # A mutated name may not look like audio at all; then it is no input.
+    assert len(failed) >= 290
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {
+        cli.REPORT_NAME,
+        *(f"good{i}.wav" for i in range(5)),
+    }
+
+
+@pytest.mark.slow
+def test_every_format_that_is_read_comes_out_playable(tmp_path):
+    make_good(tmp_path / "in")
+    assert cli.main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "-q"]) == 0
+    records = report.read(tmp_path / "out" / cli.REPORT_NAME)
+    assert len(records) >= 15
+    assert {record.status for record in records} == {"done"}
+
+
+def test_the_readme_s_python_runs_as_written(pytestconfig, tmp_path):
+    text = (pytestconfig.rootpath / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "samples").symlink_to(pytestconfig.rootpath / "samples")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert soundfile.info(tmp_path / "clean.wav").samplerate == RATE
+
+
+def test_every_command_of_the_readme_exists(pytestconfig, capsys):
+    text = (pytestconfig.rootpath / "README.md").read_text()
+    commands = set(re.findall(r"^enhance-ray ((?:corpus )?\w+)", text, re.MULTILINE))
+    assert {"denoise", "train", "export", "corpus check", "corpus rirs"} <= commands
+    for command in commands:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*command.split(), "--help"])
+        assert stopped.value.code == 0
