@@ -1,0 +1,250 @@
+"""The mixtures that denoisers are compared on: held-out speakers, noises and rooms, the same for everyone.
+
+    python benchmarks/mixtures.py --data DIR                   # what is mixed from what, as JSON lines
+    python benchmarks/mixtures.py --data DIR --write pairs     # and pairs/noisy/*.flac, pairs/clean/*.flac
+
+DIR holds `fg.csv` (file, speaker, seconds, split), `bg.csv` (file, split), the files they name, and
+`rir/*.npy` (room responses at 44.1 kHz).
+
+The recipe, at 44.1 kHz:
+
+- speech: the speakers of split `valid` in turn; clips of one speaker, joined and cut to 4 to 10 s;
+- rooms: every second mixture is reverberant, by a response that `held_out` keeps from training;
+- noise: a recording of split `valid`, cut, or looped with a cross-fade;
+- SNR: uniform from -5 to 15 dB, the power of the speech where it is active (after the room, if there is
+  one) to the power of all of the noise;
+- level: active speech at -35 to -15 dBFS, both turned down together where the mixture would pass 0.99;
+- reference: the speech as it arrives at the microphone, room included: a denoiser is asked to remove the
+  noise, not the room. `--reference dry` asks for both.
+
+Mixture i depends on the seed, i and the corpus alone: fewer mixtures are a prefix of more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+
+from enhance_ray import metrics
+from enhance_ray.errors import AudioReadError, ConfigError
+from enhance_ray.training.splits import held_out
+
+RATE = 44_100
+COUNT = 120
+SECONDS = (4.0, 10.0)
+SNR_DB = (-5.0, 15.0)
+LEVEL_DBFS = (-35.0, -15.0)
+PEAK = 0.99
+JOIN_SECONDS = 0.01
+"""Fade at the ends of a clip, so that joined clips do not click."""
+LOOP_SECONDS = 0.1
+"""Cross-fade of a noise with itself, or a quarter of it where it is shorter than four of these."""
+ACTIVE_RANGE_DB = 30.0
+"""Speech is active where a frame of 20 ms is within this of the loudest."""
+
+Reference = Literal["reverberant", "dry"]
+Waveform = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Every choice behind one mixture."""
+
+    name: str
+    speaker: str
+    speech: tuple[str, ...]
+    """Files, joined in this order."""
+    noise: str
+    rir: str | None
+    seconds: float
+    speech_offset: float
+    """Where the cut begins, as a share of where it could, in [0, 1)."""
+    noise_offset: float
+    snr_db: float
+    level_dbfs: float
+
+    @property
+    def condition(self) -> str:
+        return "additive" if self.rir is None else "reverberant"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """Two waveforms (time,) at 44.1 kHz."""
+
+    noisy: Waveform
+    clean: Waveform
+
+
+class Corpus:
+    """The validation part of the folder ``data``.
+
+    Raises:
+        ConfigError: a list is absent or has nothing to validate with; names it.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.clips: dict[str, list[tuple[str, float]]] = {}
+        """(file, seconds) by speaker."""
+        for row in _valid_rows(data / "fg.csv"):
+            self.clips.setdefault(row["speaker"], []).append((row["file"], float(row["seconds"])))
+        self.noises = [row["file"] for row in _valid_rows(data / "bg.csv")]
+        self.rirs = sorted(f"rir/{path.name}" for path in (data / "rir").glob("*.npy") if held_out(path.name))
+        if not self.rirs:
+            raise ConfigError(str(data / "rir"), "holds no *.npy that `held_out` keeps for validation")
+
+    def plans(self, count: int = COUNT, seed: int = 0) -> list[Plan]:
+        """The first ``count`` mixtures of ``seed``."""
+        return [self._plan(index, np.random.default_rng([seed, index])) for index in range(count)]
+
+    def render(self, plan: Plan, reference: Reference = "reverberant") -> Mixture:
+        """The sound of ``plan``.
+
+        Raises:
+            AudioReadError: the speech or the noise is silent, so that they have no ratio.
+        """
+        samples = round(plan.seconds * RATE)
+        dry = _cut(self._joined(plan.speech), samples, plan.speech_offset)
+        speech = dry if plan.rir is None else _in_room(dry, np.load(self.data / plan.rir).astype(np.float64))
+        noise = _cut(_looped(self._read(plan.noise), samples), samples, plan.noise_offset)
+        speech_power, noise_power = active_power(speech), np.square(noise).mean()
+        for file, power in ((plan.speech[0], speech_power), (plan.noise, noise_power)):
+            if power == 0:
+                raise AudioReadError(self.data / file, "it is silent where it was cut")
+        gain = 10 ** (plan.level_dbfs / 20) / np.sqrt(speech_power)
+        noise_gain = gain * np.sqrt(speech_power / noise_power) * 10 ** (-plan.snr_db / 20)
+        noisy = gain * speech + noise_gain * noise
+        down = min(1.0, PEAK / np.abs(noisy).max())
+        return Mixture(noisy=down * noisy, clean=down * gain * (dry if reference == "dry" else speech))
+
+    def _plan(self, index: int, rng: np.random.Generator) -> Plan:
+        speaker = sorted(self.clips)[index // 2 % len(self.clips)]
+        seconds = rng.uniform(*SECONDS)
+        files, joined = [], 0.0
+        for clip in rng.permutation(len(self.clips[speaker])):
+            file, clip_seconds = self.clips[speaker][clip]
+            files.append(file)
+            joined += clip_seconds
+            if joined >= seconds:
+                break
+        return Plan(
+            name=f"{index:04d}",
+            speaker=speaker,
+            speech=tuple(files),
+            noise=self.noises[rng.integers(len(self.noises))],
+            rir=self.rirs[rng.integers(len(self.rirs))] if index % 2 else None,
+            seconds=min(seconds, joined),
+            speech_offset=rng.uniform(),
+            noise_offset=rng.uniform(),
+            snr_db=rng.uniform(*SNR_DB),
+            level_dbfs=rng.uniform(*LEVEL_DBFS),
+        )
+
+    def _read(self, file: str) -> Waveform:
+        waveform, rate = soundfile.read(self.data / file, always_2d=True)
+        return metrics.resample(waveform.mean(axis=1), rate, RATE).astype(np.float64, copy=False)
+
+    def _joined(self, files: tuple[str, ...]) -> Waveform:
+        clips = [self._read(file) for file in files]
+        for clip in clips:
+            fade = np.linspace(0, 1, min(round(JOIN_SECONDS * RATE), clip.size // 2))
+            clip[: fade.size] *= fade
+            clip[clip.size - fade.size :] *= fade[::-1]
+        return np.concatenate(clips)
+
+
+def active_power(speech: Waveform) -> float:
+    """Mean power over the frames of 20 ms within `ACTIVE_RANGE_DB` of the loudest."""
+    frame = RATE // 50
+    power = np.square(speech[: speech.size // frame * frame]).reshape(-1, frame).mean(axis=1)
+    return float(power[power >= power.max() * 10 ** (-ACTIVE_RANGE_DB / 10)].mean())
+
+
+def _valid_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "valid"]
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror or error}") from error
+    if not rows:
+        raise ConfigError(str(path), "has no row whose split is 'valid'")
+    return rows
+
+
+def _cut(waveform: Waveform, samples: int, offset: float) -> Waveform:
+    """``samples`` from ``offset`` of the possible starts; zeros follow where ``waveform`` is too short."""
+    start = int(offset * max(0, waveform.size - samples))
+    piece = waveform[start : start + samples]
+    return np.pad(piece, (0, samples - piece.size))
+
+
+def _looped(noise: Waveform, samples: int) -> Waveform:
+    """``noise``, or its repetition beyond ``samples`` where it is shorter, cross-faded at constant power."""
+    if noise.size >= samples:
+        return noise
+    fade = min(round(LOOP_SECONDS * RATE), noise.size // 4)
+    rise = np.sin(np.linspace(0, np.pi / 2, fade))
+    period = noise[: noise.size - fade].copy()
+    period[:fade] = rise * period[:fade] + rise[::-1] * noise[noise.size - fade :]
+    return np.tile(period, 1 + -(-samples // period.size))
+
+
+def _in_room(speech: Waveform, rir: Waveform) -> Waveform:
+    """``speech`` convolved with ``rir``; the direct path (its largest sample) stays in place: no shift."""
+    direct = int(np.abs(rir).argmax())
+    heard: Waveform = fftconvolve(speech, rir)[direct : direct + speech.size]
+    return heard
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose the mixtures."""
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="corpus with fg.csv, bg.csv, rir/"
+    )
+    parser.add_argument(
+        "--count", type=int, default=COUNT, metavar="N", help="mixtures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, other mixtures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--reference",
+        choices=("reverberant", "dry"),
+        default="reverberant",
+        help="what a reverberant mixture is compared with (default: %(default)s)",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--write", type=Path, metavar="DIR", help="writes DIR/noisy and DIR/clean as 24-bit flac"
+    )
+    arguments = parser.parse_args()
+    corpus = Corpus(arguments.data)
+    for plan in corpus.plans(arguments.count, arguments.seed):
+        print(json.dumps({"condition": plan.condition} | dataclasses.asdict(plan)))
+        if arguments.write:
+            mixture = corpus.render(plan, arguments.reference)
+            for side, waveform in (("noisy", mixture.noisy), ("clean", mixture.clean)):
+                folder = arguments.write / side
+                folder.mkdir(parents=True, exist_ok=True)
+                soundfile.write(folder / f"{plan.name}.flac", waveform, RATE, subtype="PCM_24")
+
+
+if __name__ == "__main__":
+    main()

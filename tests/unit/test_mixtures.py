@@ -1,0 +1,184 @@
+"""The benchmark's mixtures: nothing that training saw, the ratio that was asked for, always the same."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+
+from enhance_ray import metrics
+from enhance_ray.errors import AudioReadError, ConfigError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RATE = 44_100
+
+
+@pytest.fixture
+def mixtures(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("mixtures")
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("peers")
+
+
+@pytest.fixture
+def denoisers(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("denoisers")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two validation speakers and one for training, a long and a short noise, rooms on both sides."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for name in ("fg", "bg", "rir"):
+        (folder / name).mkdir()
+    speech_rows = ["file,speaker,seconds,split"]
+    for speaker, split in (("a", "valid"), ("b", "valid"), ("c", "train")):
+        for clip in range(4):
+            file = f"fg/{speaker}_{clip}.wav"
+            syllables = np.repeat(rng.uniform(0, 1, 12) > 0.4, RATE // 4)  # 3 s, with pauses
+            soundfile.write(folder / file, 0.1 * syllables * rng.standard_normal(syllables.size), RATE)
+            speech_rows.append(f"{file},{speaker},3.0,{split}")
+    noise_rows = ["file,split"]
+    for name, seconds, split in (("long", 12, "valid"), ("short", 0.7, "valid"), ("seen", 5, "train")):
+        soundfile.write(folder / f"bg/{name}.wav", 0.1 * rng.standard_normal(int(seconds * RATE)), RATE)
+        noise_rows.append(f"bg/{name}.wav,{split}")
+    (folder / "fg.csv").write_text("\n".join(speech_rows))
+    (folder / "bg.csv").write_text("\n".join(noise_rows))
+    for name in ("sim_small_0008", "sim_medium_0160", "sim_car_0004"):  # the last is for training
+        tail = 0.05 * rng.standard_normal(RATE // 4) * np.exp(-np.arange(RATE // 4) / 2000)
+        tail[:44], tail[44] = 0, 1
+        np.save(folder / f"rir/{name}.npy", tail.astype(np.float16))
+    return folder
+
+
+def test_fewer_mixtures_are_a_prefix_of_more(mixtures, data):
+    corpus = mixtures.Corpus(data)
+    assert corpus.plans(3) == corpus.plans(9)[:3]
+    assert corpus.plans(3, seed=1) != corpus.plans(3)
+
+
+def test_a_plan_sounds_the_same_every_time(mixtures, data):
+    plan = mixtures.Corpus(data).plans(2)[1]
+    first, second = (mixtures.Corpus(data).render(plan) for _ in range(2))
+    np.testing.assert_array_equal(first.noisy, second.noisy)
+    np.testing.assert_array_equal(first.clean, second.clean)
+
+
+def test_only_what_training_did_not_see_is_used(mixtures, data):
+    plans = mixtures.Corpus(data).plans(40)
+    assert {plan.speaker for plan in plans} == {"a", "b"}
+    assert {file for plan in plans for file in plan.speech} == {
+        f"fg/{s}_{c}.wav" for s in "ab" for c in range(4)
+    }
+    assert {plan.noise for plan in plans} == {"bg/long.wav", "bg/short.wav"}
+    assert {plan.rir for plan in plans} == {None, "rir/sim_small_0008.npy", "rir/sim_medium_0160.npy"}
+    assert sum(plan.condition == "reverberant" for plan in plans) == 20
+
+
+def test_active_speech_stands_above_the_noise_by_the_planned_ratio(mixtures, data):
+    corpus = mixtures.Corpus(data)
+    for plan in corpus.plans(8):
+        mixture = corpus.render(plan)
+        noise = mixture.noisy - mixture.clean
+        snr_db = 10 * np.log10(mixtures.active_power(mixture.clean) / np.square(noise).mean())
+        assert snr_db == pytest.approx(plan.snr_db, abs=1e-6)
+        assert np.abs(mixture.noisy).max() <= 0.99 + 1e-9
+        assert mixture.noisy.size == mixture.clean.size == round(plan.seconds * RATE)
+
+
+def test_the_active_level_leaves_the_pauses_out(mixtures):
+    time = np.arange(RATE) / RATE
+    tone = np.sin(2 * np.pi * 1000 * time)
+    assert mixtures.active_power(np.concatenate([tone, 0.001 * tone])) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_a_short_noise_goes_on_to_the_end_without_a_gap_or_a_click(mixtures, data):
+    corpus = mixtures.Corpus(data)
+    plan = next(plan for plan in corpus.plans(20) if plan.noise == "bg/short.wav")
+    mixture = corpus.render(plan)
+    noise = mixture.noisy - mixture.clean
+    frames = noise[: noise.size // 441 * 441].reshape(-1, 441)
+    level = np.sqrt(np.square(frames).mean(axis=1))
+    assert level.min() > 0.7 * np.median(level)  # white noise in frames of 441 varies by 3 %
+    assert level.max() < 1.4 * np.median(level)
+
+
+def test_a_loop_has_no_jump_where_it_closes(mixtures):
+    ramp = np.linspace(0, 1, 10_000)  # its ends are as far apart as can be
+    looped = mixtures._looped(ramp, 40_000)
+    assert looped.size >= 40_000 + 7_500
+    assert np.abs(np.diff(looped)).max() < 2e-3
+
+
+def test_the_room_neither_shifts_the_speech_nor_stays_in_a_dry_reference(mixtures, data):
+    corpus = mixtures.Corpus(data)
+    plan = corpus.plans(2)[1]
+    heard, dry = corpus.render(plan).clean, corpus.render(plan, "dry").clean
+    lag = scipy.signal.correlate(heard, dry, method="fft").argmax() - (dry.size - 1)
+    assert lag == 0
+    assert not np.allclose(heard, dry, atol=1e-3)
+
+
+def test_a_corpus_without_validation_speech_is_refused_by_name(mixtures, data, tmp_path):
+    (tmp_path / "fg.csv").write_text("file,speaker,seconds,split\nfg/a.wav,a,3.0,train\n")
+    with pytest.raises(ConfigError, match=r"fg\.csv: has no row whose split is 'valid'"):
+        mixtures.Corpus(tmp_path)
+
+
+def test_silent_noise_is_refused_by_name(mixtures, data, tmp_path):
+    for name in ("fg", "fg.csv", "rir"):
+        (tmp_path / name).symlink_to(data / name)
+    (tmp_path / "bg").mkdir()
+    soundfile.write(tmp_path / "bg/none.wav", np.zeros(RATE), RATE)
+    (tmp_path / "bg.csv").write_text("file,split\nbg/none.wav,valid\n")
+    corpus = mixtures.Corpus(tmp_path)
+    with pytest.raises(AudioReadError, match=r"none\.wav: it is silent"):
+        corpus.render(corpus.plans(1)[0])
+
+
+@pytest.mark.parametrize("delay", [-300, 0, 882])
+def test_a_constant_delay_is_found_and_undone(peers, delay):
+    speech = np.random.default_rng(0).standard_normal(RATE)
+    delayed = 0.5 * (np.pad(speech, (delay, 0)) if delay >= 0 else speech[-delay:])
+    assert peers.delay_of(delayed, speech) == delay
+    restored = peers.aligned(delayed, delay, speech.size)
+    kept = slice(max(0, -delay), None)
+    np.testing.assert_array_equal(restored[kept], 0.5 * speech[kept])
+    assert restored.size == speech.size
+
+
+def test_an_outcome_returns_only_for_the_same_mixture_and_reference(
+    denoisers, peers, mixtures, data, tmp_path
+):
+    first, second = mixtures.Corpus(data).plans(2)
+    outcome = peers.Outcome({"si_sdr": 1.5}, 0.25, 882)
+    cache = denoisers.Cache(tmp_path / "cache.json")
+    cache.put(cache.key("input", first, "dry"), outcome)
+    again = denoisers.Cache(tmp_path / "cache.json")
+    assert again.get(again.key("input", first, "dry")) == outcome
+    assert again.get(again.key("input", first, "reverberant")) is None
+    assert again.get(again.key("input", second, "dry")) is None
+
+
+def test_a_summary_is_of_its_condition_and_counts_work_per_second_of_audio(denoisers, peers, mixtures, data):
+    results = []
+    for plan in mixtures.Corpus(data).plans(4):
+        scores = dict.fromkeys(metrics.METRICS, 1.0 if plan.condition == "additive" else 3.0)
+        results.append((plan, {"ours": peers.Outcome(scores, 0.25 * plan.seconds, 441)}))
+    means = [
+        denoisers.summarise(results, condition)["ours"].scores["pesq_wb"].mean
+        for condition in ("all", "additive", "reverberant")
+    ]
+    assert means == [2.0, 1.0, 3.0]
+    summary = denoisers.summarise(results, "all")["ours"]
+    assert (summary.rtf, summary.delay_ms) == (pytest.approx(0.25), pytest.approx(10))
+    assert "| ours | 2.00 ± 1.00 |" in denoisers.markdown({"ours": summary})
