@@ -18,16 +18,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from enhance_ray import config
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
+from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, STATE_NAME = (
     "config.yaml",
@@ -45,27 +46,39 @@ class ModelConfig:
 
     format: Literal[1] = 1
     """Version of the folder's layout."""
-    kind: Literal["denoiser"] = "denoiser"
-    """Which networks the weights belong to."""
+    kind: Literal["denoiser", "enhancer"] = "denoiser"
+    """Which networks the weights belong to: the denoiser alone, or the enhancer with its denoiser."""
     name: str = ""
     """What the model is called in reports."""
     denoiser: DenoiserConfig = dataclasses.field(default_factory=DenoiserConfig)
     """Sizes of the denoiser."""
+    enhancer: EnhancerConfig | None = None
+    """Sizes of the rest of an enhancer."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "enhancer") != (self.enhancer is not None):
+            raise ConfigError("enhancer", "is there for kind: enhancer, and only there")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Networks in memory, in float32 and evaluation mode, and where they come from."""
+    """Networks in memory, in float32, training's form and evaluation mode, and where they come from."""
 
     denoiser: Denoiser
     config: ModelConfig
     fingerprint: str
     """First 16 hex digits of the SHA-256 over sizes and weights: equal models, equal fingerprints."""
     path: str
+    net: EnhancerNet | None = None
+    """The whole enhancer, of which ``denoiser`` is a part; None if there is none, or it was not asked for."""
 
 
-def load(model: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> Model:
+def load(model: str | Path = DEFAULT, *, denoiser_only: bool = False) -> Model:
     """Read a model folder, or the ``"default"`` model of this package.
+
+    Args:
+        model: the folder.
+        denoiser_only: of an enhancer, read its denoiser and nothing else.
 
     Raises:
         CheckpointError: the folder is absent, incomplete or damaged, or its weights do not fit its sizes.
@@ -74,13 +87,43 @@ def load(model: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> 
     if not folder.is_dir():
         raise CheckpointError(model, "there is no such folder")
     model_config = read_config(folder)
-    weights_path = folder / WEIGHTS_NAME
-    weights = read_weights(weights_path)
-    denoiser = Denoiser(model_config.denoiser)
-    _check_keys(weights_path, expected=denoiser.state_dict(), found=weights)
-    denoiser.load_state_dict(weights)
-    denoiser.requires_grad_(False).eval().to(device)
-    return Model(denoiser, model_config, _fingerprint(folder), str(folder))
+    whole = model_config.kind == "enhancer" and not denoiser_only
+    prefix = "denoiser." if model_config.kind == "enhancer" and denoiser_only else ""
+    weights = read_weights(folder / WEIGHTS_NAME, prefix=prefix)
+    net = build(folder / WEIGHTS_NAME, model_config, weights, denoiser_only=not whole)
+    if isinstance(net, EnhancerNet):
+        return Model(net.denoiser, model_config, _fingerprint(folder), str(folder), net)
+    return Model(net, model_config, _fingerprint(folder), str(folder))
+
+
+@overload
+def build(
+    path: str | Path,
+    model_config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    denoiser_only: Literal[False] = False,
+) -> EnhancerNet: ...
+@overload
+def build(
+    path: str | Path, model_config: ModelConfig, weights: Mapping[str, Tensor], denoiser_only: bool
+) -> EnhancerNet | Denoiser: ...
+def build(
+    path: str | Path, model_config: ModelConfig, weights: Mapping[str, Tensor], denoiser_only: bool = False
+) -> EnhancerNet | Denoiser:
+    """The networks of ``model_config`` with these ``weights``, in evaluation mode; ``path`` is for errors.
+
+    Raises:
+        CheckpointError: the weights do not fit; the first keys that differ are named.
+    """
+    with torch.device("meta"):  # no memory and no time for random weights
+        net = (
+            Denoiser(model_config.denoiser)
+            if denoiser_only
+            else EnhancerNet(model_config.enhancer, model_config.denoiser)
+        )
+    _check_keys(path, expected=net.state_dict(), found=weights)
+    net.load_state_dict(weights, assign=True)
+    return net.requires_grad_(False).eval()
 
 
 def default_folder() -> Path:
@@ -100,14 +143,16 @@ def read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(folder, str(error)) from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file as float32.
+def read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file whose names start with ``prefix``, without it, as float32.
 
     Raises:
         CheckpointError: it is absent, truncated or not safetensors.
     """
     try:
-        return {key: tensor.float() for key, tensor in load_file(path).items()}
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+            return {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
     except FileNotFoundError as error:
         raise CheckpointError(path.parent, f"{path.name} is missing") from error
     except (SafetensorError, OSError, ValueError) as error:
@@ -171,7 +216,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _check_keys(path: Path, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _check_keys(path: str | Path, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     problems = [f"'{key}' is missing" for key in expected if key not in found]
     problems += [f"'{key}' is unknown" for key in found if key not in expected]
     problems += [
@@ -181,7 +226,7 @@ def _check_keys(path: Path, *, expected: Mapping[str, Tensor], found: Mapping[st
     ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(path, f"the weights do not fit {CONFIG_NAME}: {', '.join(problems[:3])}{more}")
+        raise CheckpointError(path, f"the weights do not fit its sizes: {', '.join(problems[:3])}{more}")
 
 
 def _fingerprint(folder: Path) -> str:

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --------------------------------------------------------------------------- recordings
 
 
-def _denoise(parsed: argparse.Namespace) -> int:
+def _restore(parsed: argparse.Namespace) -> int:
     from enhance_ray import audio, report
     from enhance_ray.files import done_before, enhance_files, plan_jobs
 
@@ -109,7 +109,12 @@ def _load_enhancer(parsed: argparse.Namespace) -> Any:
 
     if parsed.threads is not None:
         torch.set_num_threads(parsed.threads)
-    return Enhancer.load(parsed.model, device=parsed.device, precision=parsed.precision)
+    return Enhancer.load(
+        parsed.model,
+        device=parsed.device,
+        precision=parsed.precision,
+        denoiser_only=parsed.mode == "denoise",
+    )
 
 
 def _options(parsed: argparse.Namespace) -> EnhanceOptions:
@@ -186,7 +191,11 @@ def _news(progress: Progress) -> str:
 def _info(parsed: argparse.Namespace) -> int:
     from enhance_ray import checkpoint
 
-    if parsed.subject == checkpoint.DEFAULT or (Path(parsed.subject) / checkpoint.CONFIG_NAME).is_file():
+    if (
+        parsed.subject == checkpoint.DEFAULT
+        or Path(parsed.subject).is_dir()
+        or parsed.subject.startswith("hf://")
+    ):
         facts = _model_facts(parsed.subject)
     else:
         from enhance_ray import audio
@@ -204,10 +213,10 @@ def _info(parsed: argparse.Namespace) -> int:
 
 
 def _model_facts(model: str) -> dict[str, Any]:
-    from enhance_ray import checkpoint
+    from enhance_ray import checkpoint, resemble
 
-    loaded = checkpoint.load(model)
-    parameters = sum(parameter.numel() for parameter in loaded.denoiser.parameters())
+    loaded = resemble.load(model) if resemble.is_run(model) else checkpoint.load(model)
+    parameters = sum(parameter.numel() for parameter in (loaded.net or loaded.denoiser).parameters())
     return {
         "path": loaded.path,
         "fingerprint": loaded.fingerprint,
@@ -241,12 +250,34 @@ def _export(parsed: argparse.Namespace) -> int:
     from enhance_ray import checkpoint
 
     model = checkpoint.load(parsed.checkpoint)
+    weights = (model.net or model.denoiser).state_dict()
     card = Path(parsed.card).read_text(encoding="utf-8") if parsed.card else None
     target = Path(parsed.model_dir)
     if target.exists() and not parsed.force:
         raise ConfigError(str(target), "exists (--force replaces it)")
-    checkpoint.save(target, model.config, model.denoiser.state_dict(), half=not parsed.full, card=card)
+    checkpoint.save(target, model.config, weights, half=not parsed.full, card=card)
     _print(str(target))
+    return 0
+
+
+def _import_resemble(parsed: argparse.Namespace) -> int:
+    from enhance_ray import checkpoint, resemble
+
+    target = Path(parsed.model_dir)
+    if target.exists() and not parsed.force:
+        raise ConfigError(str(target), "exists (--force replaces it)")
+    model = resemble.load(parsed.source)
+    assert model.net is not None
+    checkpoint.save(target, model.config, model.net.state_dict(), half=not parsed.full)
+    _print(str(target))
+    return 0
+
+
+def _export_resemble(parsed: argparse.Namespace) -> int:
+    from enhance_ray import checkpoint, resemble
+
+    resemble.save(checkpoint.load(parsed.model), Path(parsed.run_dir), half=not parsed.full)
+    _print(parsed.run_dir)
     return 0
 
 
@@ -278,9 +309,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"enhance-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    denoise = _command(commands, "denoise", _denoise, "remove noise from recordings", _DENOISE_EXAMPLES)
+    enhance = _command(
+        commands, "enhance", _restore, "restore recordings: noise, distortion, band", _ENHANCE_EXAMPLES
+    )
+    enhance.set_defaults(mode="enhance")
+    _add_recording_arguments(enhance, enhances=True)
+
+    denoise = _command(commands, "denoise", _restore, "remove noise from recordings", _DENOISE_EXAMPLES)
     denoise.set_defaults(mode="denoise")
-    _add_recording_arguments(denoise)
+    _add_recording_arguments(denoise, enhances=False)
 
     info = _command(commands, "info", _info, "say what a recording or a model is")
     info.add_argument("subject", metavar="FILE|MODEL", help="audio file, model folder, or 'default'")
@@ -297,6 +334,30 @@ def _parser() -> argparse.ArgumentParser:
         help="change a setting: optimizer.max_lr=1.0e-3",
     )
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+    take = _command(
+        commands,
+        "import-resemble",
+        _import_resemble,
+        "turn a run folder of Resemble Enhance into a model folder",
+        _IMPORT_EXAMPLES,
+    )
+    take.add_argument(
+        "source", metavar="SOURCE", help="run folder, fsspec URI, or hf://owner/repository[@revision]"
+    )
+    take.add_argument("model_dir", metavar="MODEL_DIR", help="model folder to write")
+    take.add_argument("--full", action="store_true", help="keep float32 instead of float16")
+    take.add_argument("-f", "--force", action="store_true", help="replace MODEL_DIR")
+
+    give = _command(
+        commands,
+        "export-resemble",
+        _export_resemble,
+        "turn a model folder into a run folder of Resemble Enhance",
+    )
+    give.add_argument("model", metavar="MODEL", help="model folder of a whole enhancer")
+    give.add_argument("run_dir", metavar="RUN_DIR", help="run folder to write; must not exist")
+    give.add_argument("--full", action="store_true", help="write float32 instead of float16")
 
     export = _command(commands, "export", _export, "turn a checkpoint into a model folder to pass on")
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="model folder of a run")
@@ -336,7 +397,7 @@ def _command(
     return parser
 
 
-def _add_recording_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_recording_arguments(parser: argparse.ArgumentParser, *, enhances: bool) -> None:
     parser.add_argument(
         "input", metavar="INPUT", help="audio file, folder (searched through), @files.txt or list.jsonl"
     )
@@ -345,9 +406,12 @@ def _add_recording_arguments(parser: argparse.ArgumentParser) -> None:
     sound = parser.add_argument_group("sound")
     hints = typing.get_type_hints(EnhanceOptions)
     for field in dataclasses.fields(EnhanceOptions):
-        if field.name != "mode":
+        if field.name != "mode" and (enhances or not field.metadata["enhances"]):
+            alias = field.metadata["alias"]
             sound.add_argument(
                 f"--{field.name.replace('_', '-')}",
+                *([f"--{alias}"] if alias else []),
+                dest=field.name,
                 type=_yaml_value,
                 metavar=_metavar(hints[field.name]),
                 help=f"{field.metadata['help']} (default: {field.default})".replace("%", "%%"),
@@ -355,7 +419,10 @@ def _add_recording_arguments(parser: argparse.ArgumentParser) -> None:
 
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--model", default="default", metavar="DIR", help="model folder (default: the packaged one)"
+        "--model",
+        default="default",
+        metavar="MODEL",
+        help="model folder, or a run folder of Resemble Enhance, local or hf:// (default: the packaged one)",
     )
     work.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     work.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="(default: auto)")
@@ -402,6 +469,18 @@ def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+_ENHANCE_EXAMPLES = """\
+examples:
+  enhance-ray enhance old.mp3 restored.wav --model resemble
+  enhance-ray enhance recordings/ restored/ --model resemble --nfe 16 --report restored/report.html
+
+"""
+_IMPORT_EXAMPLES = """\
+examples:
+  enhance-ray import-resemble hf://ResembleAI/resemble-enhance resemble
+  enhance-ray import-resemble runs/enhancer_stage2 resemble
+
+"""
 _DENOISE_EXAMPLES = """\
 examples:
   enhance-ray denoise noisy.wav clean.wav

@@ -11,9 +11,20 @@ MODEL_RATE = 44_100
 """Rate in Hz at which the models work and outputs are written."""
 
 
-def _option(default: Any, text: str) -> Any:
-    """A field whose help text every user interface shows."""
-    return field(default=default, metadata={"help": text})
+Solver = Literal["euler", "midpoint", "rk4"]
+"""How the flow is integrated; `models.ode` says what each costs."""
+
+
+def _option(default: Any, text: str, *, alias: str | None = None, enhances: bool = False) -> Any:
+    """A field whose help text every user interface shows.
+
+    Args:
+        default: of the field.
+        text: what it does.
+        alias: another name that command lines take, that of the original.
+        enhances: it concerns the enhancer alone.
+    """
+    return field(default=default, metadata={"help": text, "alias": alias, "enhances": enhances})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +38,28 @@ class EnhanceOptions:
         ConfigError: a value is out of its range.
     """
 
-    mode: Literal["denoise"] = _option("denoise", "what is run: the denoiser alone")
+    mode: Literal["denoise", "enhance"] = _option(
+        "denoise", "what is run: the denoiser alone, or the whole chain"
+    )
+    nfe: int = _option(
+        64, "evaluations of the velocity field for each segment, 1 to 1024; time grows with it", enhances=True
+    )
+    solver: Solver = _option(  # noqa: RUF009 - the same as every other field
+        "midpoint", "how the flow is integrated", enhances=True
+    )
+    denoise_strength: float = _option(
+        1.0,
+        "share of the denoised sound in what guides the enhancer, 0 to 1",
+        alias="lambd",
+        enhances=True,
+    )
+    prior_temperature: float = _option(
+        0.5,
+        "share of noise in where generation starts, 0 to 1: more invents more",
+        alias="tau",
+        enhances=True,
+    )
+    seed: int = _option(0, "of the noise that generation starts from, 0 or more", enhances=True)
     strength: float = _option(
         1.0, "share of the processed sound in the output, 0 to 1; the rest is the input (wet/dry)"
     )
@@ -48,8 +80,13 @@ class EnhanceOptions:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ConfigError("strength", f"must be within [0, 1], got {self.strength}")
+        for name in ("strength", "denoise_strength", "prior_temperature"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(name, f"must be within [0, 1], got {getattr(self, name)}")
+        if not 1 <= self.nfe <= 1024:
+            raise ConfigError("nfe", f"must be within [1, 1024], got {self.nfe}")
+        if self.seed < 0:
+            raise ConfigError("seed", f"must not be negative, got {self.seed}")
         if self.loudness != "keep" and not -70 <= self.loudness <= 0:
             raise ConfigError("loudness", f"must be 'keep' or within [-70, 0] LUFS, got {self.loudness}")
         if self.overlap_seconds < 0 or self.context_seconds < 0:

@@ -14,12 +14,13 @@ place of one gain for each, context that is thrown away, every channel kept.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
@@ -29,11 +30,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from enhance_ray import checkpoint
+from enhance_ray import checkpoint, resemble
 from enhance_ray.dsp.levels import GainCurve, Meter
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.dsp.segments import Joiner, Layout, Segment, Splitter
 from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.models import ode
+from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 
 logger = logging.getLogger(__name__)
@@ -64,14 +67,15 @@ class Piece:
 
 
 class Enhancer:
-    """A model on a device, ready for recordings.
+    """Models on a device, ready for recordings.
 
-    One object may be used from several threads, one call of `run` at a time.
+    One object may be used from several threads, one call of `run` at a time; options travel with each call.
     """
 
     def __init__(
         self,
         denoiser: nn.Module,
+        net: EnhancerNet | None = None,
         *,
         hop: int = 420,
         shortest: int = 841,
@@ -79,13 +83,15 @@ class Enhancer:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        """Wrap networks that are in memory; `load` reads a model folder.
+        """Wrap networks that are in memory; `load` reads a model.
 
         Args:
             denoiser: (batch, time) at 44.1 kHz -> the same shape, time-aligned; what comes out is at
                 the level of an input with a peak of 1.
-            hop: samples of one frame of the denoiser; it answers whole frames only.
-            shortest: fewest samples that it takes.
+            net: the whole enhancer, of which ``denoiser`` is a part. It is frozen (`EnhancerNet.freeze`):
+                give a copy if it is to be trained on.
+            hop: samples of one frame of the models; they answer whole frames only.
+            shortest: fewest samples that they take.
             fingerprint: identifies the weights in records.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             precision: "bf16" runs convolutions in bfloat16; "auto" does so where the processor
@@ -96,30 +102,65 @@ class Enhancer:
         """
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
+        self.net = net
+        """The whole enhancer; None if the model is a denoiser alone."""
+        if net is not None:
+            net.freeze(torch.bfloat16 if self.precision == "bf16" else torch.float32).to(self.device)
         self.denoiser = denoiser.eval().to(self.device)
         self.fingerprint = fingerprint
-        self._hop = hop
+        self.hop = hop
+        """Samples of one frame."""
         self._shortest = shortest
 
     @classmethod
     def load(
-        cls, model: str | Path = checkpoint.DEFAULT, *, device: str = "auto", precision: Precision = "auto"
+        cls,
+        model: str | Path = checkpoint.DEFAULT,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        denoiser_only: bool = False,
     ) -> Enhancer:
-        """Read a model folder, or the ``"default"`` model of this package.
+        """Read a model.
+
+        Args:
+            model: a model folder; ``"default"``, the one in this package; or a run folder of the original,
+                local, at an fsspec URI, or on the Hugging Face Hub (see `resemble`).
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+            precision: "auto", "fp32" or "bf16", see the constructor.
+            denoiser_only: of an enhancer, read the denoiser alone, which is a fraction of it.
 
         Raises:
             CheckpointError: the model cannot be used.
             ConfigError: the device is unknown or absent.
         """
-        loaded = checkpoint.load(model)
+        loaded = (
+            resemble.load(model)
+            if resemble.is_run(model)
+            else checkpoint.load(model, denoiser_only=denoiser_only)
+        )
         return cls(
             loaded.denoiser,
+            None if denoiser_only else loaded.net,
             hop=loaded.denoiser.config.hop,
             shortest=loaded.denoiser.shortest,
             fingerprint=loaded.fingerprint,
             device=device,
             precision=precision,
         )
+
+    def check(self, options: EnhanceOptions) -> None:
+        """Say before work starts whether this model can do what ``options`` ask for.
+
+        Raises:
+            ConfigError: it is a denoiser and is to enhance, or no step of the solver fits into nfe.
+        """
+        if options.mode == "enhance":
+            if self.net is None:
+                raise ConfigError(
+                    "mode", "this model is a denoiser alone and cannot enhance; give another --model"
+                )
+            ode.steps(options.solver, options.nfe)
 
     @property
     def batch_size(self) -> int:
@@ -134,8 +175,8 @@ class Enhancer:
         that they may share a batch: the model's norms pool over time, padding to a common length
         would change the result.
         """
-        frames = max((samples + self._hop + 21) // self._hop, self._shortest // self._hop)
-        return frames * self._hop + 21
+        frames = max((samples + self.hop + 21) // self.hop, self._shortest // self.hop)
+        return frames * self.hop + 21
 
     def denoise(
         self, waveform: Waveform, sample_rate: int, options: EnhanceOptions | None = None
@@ -155,6 +196,22 @@ class Enhancer:
             AudioError: the waveform is empty or holds NaN or infinite samples.
             ConfigError: it is no floating-point array of one or two dimensions.
         """
+        return self._process(waveform, sample_rate, _in_mode(options, "denoise"))
+
+    def enhance(
+        self, waveform: Waveform, sample_rate: int, options: EnhanceOptions | None = None
+    ) -> tuple[Waveform, int]:
+        """Restore a recording in memory: remove noise, undo distortion, extend the band to 44.1 kHz.
+
+        Arguments and result are those of `denoise`.
+
+        Raises:
+            AudioError: the waveform is empty or holds NaN or infinite samples.
+            ConfigError: it is no floating-point array of one or two dimensions, or `check` refuses.
+        """
+        return self._process(waveform, sample_rate, _in_mode(options, "enhance"))
+
+    def _process(self, waveform: Waveform, sample_rate: int, options: EnhanceOptions) -> tuple[Waveform, int]:
         rows = _as_tensor(waveform)
         if rows.ndim not in (1, 2):
             raise ConfigError(
@@ -162,7 +219,7 @@ class Enhancer:
             )
         blocks = torch.atleast_2d(rows).split(_BLOCK_SECONDS * sample_rate, dim=-1)
         output = torch.cat(
-            list(self.denoise_stream(blocks, sample_rate, len(blocks[0]), options, name="the waveform")),
+            list(self.stream(blocks, sample_rate, len(blocks[0]), options, name="the waveform")),
             dim=-1,
         )
         if rows.ndim == 1:
@@ -179,7 +236,37 @@ class Enhancer:
         batch_size: int | None = None,
         name: str = "the stream",
     ) -> Iterator[Waveform]:
-        """`denoise` for a recording of any length that arrives in blocks.
+        """`denoise` for a recording of any length that arrives in blocks: `stream` in that mode."""
+        return self.stream(
+            blocks, sample_rate, channels, _in_mode(options, "denoise"), batch_size=batch_size, name=name
+        )
+
+    def enhance_stream(
+        self,
+        blocks: Iterable[Waveform],
+        sample_rate: int,
+        channels: int,
+        options: EnhanceOptions | None = None,
+        *,
+        batch_size: int | None = None,
+        name: str = "the stream",
+    ) -> Iterator[Waveform]:
+        """`enhance` for a recording of any length that arrives in blocks: `stream` in that mode."""
+        return self.stream(
+            blocks, sample_rate, channels, _in_mode(options, "enhance"), batch_size=batch_size, name=name
+        )
+
+    def stream(
+        self,
+        blocks: Iterable[Waveform],
+        sample_rate: int,
+        channels: int,
+        options: EnhanceOptions | None = None,
+        *,
+        batch_size: int | None = None,
+        name: str = "the stream",
+    ) -> Iterator[Waveform]:
+        """What ``options`` say, to a recording of any length that arrives in blocks.
 
         Memory is bounded: about two segments, whatever the recording's length. With a loudness target
         the output waits in a temporary file until all is known.
@@ -197,12 +284,13 @@ class Enhancer:
 
         Raises:
             AudioError: the recording is empty or holds NaN or infinite samples.
-            ConfigError: a block is no floating-point array of shape (channel, time).
+            ConfigError: a block is no floating-point array of shape (channel, time), or `check` refuses.
         """
         options = options or EnhanceOptions()
+        self.check(options)
         analysis = Analysis(self, sample_rate, channels, options, name=name)
-        synthesis = Synthesis(options, name=name)
-        batcher: Batcher[None] = Batcher(self, batch_size or self.batch_size)
+        synthesis = Synthesis(self, options, name=name)
+        batcher: Batcher[None] = Batcher(self, options, batch_size or self.batch_size)
         remaining = iter(blocks)
         first = list(itertools.islice(remaining, 1))
         as_numpy = any(isinstance(block, np.ndarray) for block in first)
@@ -213,13 +301,24 @@ class Enhancer:
             logger.warning("%s: %s", name, synthesis.warning)
 
     @torch.inference_mode()
-    def run(self, rows: Tensor) -> Tensor:
+    def run(self, rows: Tensor, options: EnhanceOptions, starts: Sequence[int]) -> Tensor:
         """The model on (row, time), as one batch: to the device and back, in float32.
 
         Rows do not influence each other, up to rounding.
+
+        Args:
+            rows: of one of the lengths that `row_length` gives.
+            options: what to do.
+            starts: first sample of each row in its recording, a multiple of a frame.
         """
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output: Tensor = self.denoiser(rows.to(self.device))
+        rows = rows.to(self.device)
+        if options.mode == "enhance":
+            assert self.net is not None, "check() comes first"
+            output: Tensor = self.net(rows, options, first_frames=[start // self.hop for start in starts])
+            output = nn.functional.pad(output, (0, rows.shape[-1] - output.shape[-1]))
+        else:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                output = self.denoiser(rows)
         return output.float().cpu()
 
 
@@ -241,8 +340,9 @@ class Batcher(Generic[Owner]):
     length. ``Owner`` is whatever the caller knows a recording by.
     """
 
-    def __init__(self, enhancer: Enhancer, batch_size: int) -> None:
+    def __init__(self, enhancer: Enhancer, options: EnhanceOptions, batch_size: int) -> None:
         self._enhancer = enhancer
+        self._options = options
         self._batch_size = batch_size
         self._waiting: dict[int, list[tuple[Owner, Piece]]] = {}  # by length of a row; oldest first
 
@@ -281,8 +381,18 @@ class Batcher(Generic[Owner]):
     def _run(self, pieces: list[tuple[Owner, Piece]]) -> list[Result[Owner]]:
         started = time.perf_counter()
         rows = torch.cat([piece.rows for _, piece in pieces])
+        starts = [piece.segment.start for _, piece in pieces for _ in piece.rows]
         # The last piece may have brought more channels than the batch had room for.
-        outputs = torch.cat([self._enhancer.run(batch) for batch in rows.split(self._batch_size)])
+        outputs = torch.cat(
+            [
+                self._enhancer.run(
+                    rows[first : first + self._batch_size],
+                    self._options,
+                    starts[first : first + self._batch_size],
+                )
+                for first in range(0, len(rows), self._batch_size)
+            ]
+        )
         seconds_per_row = (time.perf_counter() - started) / len(rows)
         shares = outputs.split([len(piece.rows) for _, piece in pieces])
         return [
@@ -306,7 +416,8 @@ class Analysis:
         self._resampler = StreamingResampler(sample_rate, MODEL_RATE, channels=self.channels)
         self._curve = GainCurve()
         self._waiting = torch.zeros(self.channels, 0)  # for the curve, which looks ahead
-        self._splitter = Splitter(_layout(options))
+        self._layout = layout_of(options, enhancer.hop)
+        self._splitter = Splitter(self._layout)
 
     @property
     def channels(self) -> int:
@@ -361,7 +472,9 @@ class Analysis:
         waveform, gains = cut[:-1], cut[-1]
         # The denoiser normalises each row by itself: done here before, it can be undone.
         peaks = waveform.abs().amax(-1, keepdim=True).clamp_min(1e-7)
-        padding = self._enhancer.row_length(waveform.shape[-1]) - waveform.shape[-1]
+        # A last segment that was moved back onto the grid lacks less than a frame of the others' length.
+        whole = self._layout.length if segment.start else waveform.shape[-1]
+        padding = self._enhancer.row_length(whole) - waveform.shape[-1]
         return Piece(segment, nn.functional.pad(waveform / peaks, (0, padding)), peaks, gains.clone())
 
     def _refuse_non_finite(self, block: Tensor) -> None:
@@ -376,9 +489,9 @@ class Analysis:
 class Synthesis:
     """Turns what the model made of the pieces of one recording into its output blocks."""
 
-    def __init__(self, options: EnhanceOptions, *, name: str) -> None:
+    def __init__(self, enhancer: Enhancer, options: EnhanceOptions, *, name: str) -> None:
         self._strength = options.strength
-        self._joiner = Joiner(_layout(options))
+        self._joiner = Joiner(layout_of(options, enhancer.hop))
         self._name = name
         self._spool = None if options.loudness == "keep" else _LoudnessSpool(options.loudness)
 
@@ -497,12 +610,21 @@ def _computes_in_bf16(device: torch.device) -> bool:
     return False
 
 
-def _layout(options: EnhanceOptions) -> Layout:
-    return Layout(
-        length=round(options.segment_seconds * MODEL_RATE),
-        overlap=round(options.overlap_seconds * MODEL_RATE),
-        context=round(options.context_seconds * MODEL_RATE),
-    )
+def layout_of(options: EnhanceOptions, hop: int) -> Layout:
+    """How recordings are cut, so that every segment starts with a frame of ``hop`` samples.
+
+    Segments are up to a frame longer than the options say.
+    """
+    overlap = round(options.overlap_seconds * MODEL_RATE)
+    context = round(options.context_seconds * MODEL_RATE)
+    margins = overlap + 2 * context
+    advance = round(options.segment_seconds * MODEL_RATE) - margins
+    advance += -advance % hop
+    return Layout(length=advance + margins, overlap=overlap, context=context, grid=hop)
+
+
+def _in_mode(options: EnhanceOptions | None, mode: Literal["denoise", "enhance"]) -> EnhanceOptions:
+    return dataclasses.replace(options or EnhanceOptions(), mode=mode)
 
 
 def _as_tensor(waveform: NDArray[np.floating] | Tensor) -> Tensor:

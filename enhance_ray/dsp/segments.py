@@ -6,9 +6,10 @@ of a segment is thrown away, because it saw too little around it; the middle is 
     segment k      |------------------ keep -----------------|~~ fade out ~~|.. context ..|
     segment k+1                              |.. context ..|~~ fade in ~~|------- keep ---...
 
-The last segment is moved back to end with the recording, so that all have the same length and may share
-a batch; only a recording shorter than one segment is a segment of its own length. Nothing needs
-the recording's length in advance.
+The last segment is moved back to end with the recording, so that all have the same length (up to a
+``grid``) and may share a batch; only a recording shorter than one segment is a segment of its own length.
+Every segment starts on the grid of the model's frames, so that two of them see the same frames where
+they overlap. Nothing needs the recording's length in advance.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ class Layout:
     """Of the cross-fade."""
     context: int
     """Discarded at each edge that is not an end of the recording."""
+    grid: int = 1
+    """Every segment starts at a multiple of it."""
 
     def __post_init__(self) -> None:
         if self.overlap < 0 or self.context < 0 or self.hop < 1:
             raise ValueError(f"segments cannot advance with {self}")
+        if self.grid < 1 or self.hop % self.grid:
+            raise ValueError(f"segments leave the grid with {self}")
 
     @property
     def hop(self) -> int:
@@ -84,7 +89,9 @@ class Splitter:
         """The last segment, or nothing if the recording is empty."""
         if self._end == 0:
             return []
-        segment = Segment(max(0, self._end - self._layout.length), self._end, last=True)
+        start = max(0, self._end - self._layout.length)
+        start += -start % self._layout.grid
+        segment = Segment(start, self._end, last=True)
         return [(segment, self._samples(segment))]
 
     def _samples(self, segment: Segment) -> Float[Tensor, "channel segment"]:

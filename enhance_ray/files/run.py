@@ -99,8 +99,9 @@ def enhance_files(
         progress: called in the iterating thread, several times a segment.
 
     Raises:
-        ConfigError: a number is below 1.
+        ConfigError: a number is below 1, or the model cannot do what the options ask for.
     """
+    enhancer.check(options or EnhanceOptions())
     batch_size = enhancer.batch_size if batch_size is None else batch_size
     for name, value in (("batch_size", batch_size), ("files_at_once", files_at_once)):
         if value < 1:
@@ -122,7 +123,7 @@ def _run(
     work: _FileWork, jobs: Iterator[Job], batch_size: int, files_at_once: int, tally: _Tally
 ) -> Generator[Record, None, None]:
     """Serve the file threads with the model until they have no more jobs."""
-    batcher: Batcher[Future[Result[Any]]] = Batcher(work.enhancer, batch_size)
+    batcher: Batcher[Future[Result[Any]]] = Batcher(work.enhancer, work.options, batch_size)
     unanswered: set[Future[Result[Any]]] = set()
     jobs_lock = threading.Lock()
     threads = [
@@ -216,7 +217,7 @@ class _FileWork:
     ) -> None:
         self.enhancer = enhancer
         self.inbox: queue.SimpleQueue[_Request | _Opened | _Written | Record | _Ended] = queue.SimpleQueue()
-        self._options = options
+        self.options = options
         self._options_tree = config.to_tree(options)
         self._rows_ahead = rows_ahead
         self._force = force
@@ -282,15 +283,15 @@ class _FileWork:
         with audio.decode(job.input, partial=self._partial) as decoder:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
-            analysis = Analysis(self.enhancer, info.sample_rate, info.channels, self._options, name=job.input)
-            synthesis = Synthesis(self._options, name=job.input)
+            analysis = Analysis(self.enhancer, info.sample_rate, info.channels, self.options, name=job.input)
+            synthesis = Synthesis(self.enhancer, self.options, name=job.input)
             meter_in = Meter(info.sample_rate, info.channels)
             meter_out = Meter(MODEL_RATE, analysis.channels)
             with audio.encode(
                 job.output,
                 sample_rate=MODEL_RATE,
                 channels=analysis.channels,
-                target=target_format(info, job.output, self._options.format),
+                target=target_format(info, job.output, self.options.format),
                 tags=info.tags,
                 force=self._force,
             ) as encoder:

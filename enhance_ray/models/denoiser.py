@@ -78,7 +78,8 @@ class Denoiser(nn.Module):
             middle_blocks=self.config.middle_blocks,
         )
         if self.config.bands is not None:
-            merge, spread = band_matrices(self.config.n_fft // 2 + 1, self.config.bands)
+            with torch.device("cpu"):  # also in a net that is built without memory
+                merge, spread = band_matrices(self.config.n_fft // 2 + 1, self.config.bands)
             self.register_buffer("merge", merge, persistent=False)  # follow from the config
             self.register_buffer("spread", spread, persistent=False)
 

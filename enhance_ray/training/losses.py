@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from enhance_ray.errors import ConfigError
+
+Scores = Mapping[str, Sequence[Tensor]]
+"""What `models.discriminators.Discriminator` answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,3 +105,55 @@ def denoiser_loss(
         ]
         parts["spectrum"] = config.spectrum * torch.stack(by_resolution).mean()
     return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
+
+
+def generator_loss(scores: Scores) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """What a generator pays for the critics' ``scores`` of its sound: their negative mean (spec 4.8).
+
+    Arjovsky, Chintala and Bottou 2017, arXiv:1701.07875. Averaged over the critics of a kind.
+    """
+    parts = {name: torch.stack([-score.mean() for score in group]).mean() for name, group in scores.items()}
+    return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
+
+
+def discriminator_loss(fake: Scores, real: Scores) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """Hinge loss of the critics: scores below -1 for ``fake`` and above 1 for ``real`` cost nothing.
+
+    Lim and Ye 2017, "Geometric GAN", arXiv:1705.02894. Averaged over the critics of a kind.
+    """
+    parts = {}
+    for name in fake:
+        parts[f"{name}_fake"] = torch.stack([F.relu(1 + score).mean() for score in fake[name]]).mean()
+        parts[f"{name}_real"] = torch.stack([F.relu(1 - score).mean() for score in real[name]]).mean()
+    return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
+
+
+STFT_RESOLUTIONS = ((100, 400, 512), (256, 1024, 1024), (512, 2048, 2048))
+"""(hop, window, transform) in samples, of the original's loss."""
+
+
+def stft_loss(
+    estimate: Float[Tensor, "batch time"], target: Float[Tensor, "batch time_of_target"]
+) -> dict[str, Float[Tensor, ""]]:
+    """Spectral convergence ("sc") and distance of log magnitudes ("mag"), averaged over three resolutions.
+
+    Yamamoto, Song and Kim 2020, "Parallel WaveGAN", arXiv:1910.11480, equations 4 to 6; norms over the
+    batch as a whole, log(1 + x) in place of log x, and both cut to the shorter (spec 4.9).
+    """
+    length = min(estimate.shape[-1], target.shape[-1])
+    parts: dict[str, list[Tensor]] = {"sc": [], "mag": []}
+    for hop, window, n_fft in STFT_RESOLUTIONS:
+        got, wanted = (
+            torch.stft(
+                waveform[..., :length].float(),
+                n_fft,
+                hop_length=hop,
+                win_length=window,
+                window=torch.hann_window(window, device=waveform.device),
+                return_complex=True,
+            ).abs()
+            for waveform in (estimate, target)
+        )
+        parts["sc"].append((wanted - got).norm() / wanted.norm())
+        parts["mag"].append(F.l1_loss(got.log1p(), wanted.log1p()))
+    return {name: torch.stack(values).mean() for name, values in parts.items()}

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from enhance_ray import resemble
 
 FOLDER = Path(os.environ.get("ENHANCE_RAY_PARITY") or Path(__file__).parents[1] / "golden")
 
@@ -40,7 +42,9 @@ class Fixture:
         return _arrays(self.entry["file"])[f"{self.name}/in.{name}"]
 
     def output(self, name: str) -> Tensor:
-        return _arrays(self.entry["file"])[f"{self.name}/out.{name}"]
+        arrays = _arrays(self.entry["file"])
+        key = f"{self.name}/out.{name}"
+        return arrays[key if key in arrays else f"{self.name}/{name}"]
 
     def tolerance(self, name: str) -> float:
         return self.entry["outputs"][name]["atol"]
@@ -48,6 +52,17 @@ class Fixture:
     def check(self, name: str, actual: Tensor) -> None:
         """Assert that ``actual`` is the original's output ``name`` within the manifest's tolerance."""
         torch.testing.assert_close(actual, self.output(name), atol=self.tolerance(name), rtol=0)
+
+    def noise(self, index: int) -> Tensor:
+        """The random draw number ``index``."""
+        key = self.entry["noise"][index]["key"]
+        return _arrays(self.entry["file"])[f"{self.name}/{key}"]
+
+    def module_weights(self, ours: str) -> dict[str, Tensor]:
+        """The weights of the part of an enhancer that has the prefix ``ours`` in our names."""
+        prefix = self.entry["weights"]["prefix"]
+        renamed = resemble.to_ours({prefix + key: tensor for key, tensor in self.weights().items()})
+        return {key.removeprefix(ours): tensor for key, tensor in renamed.items() if key.startswith(ours)}
 
     def weights(self) -> dict[str, Tensor]:
         """The module's weights by the original's names, float32."""
@@ -71,3 +86,10 @@ def _formula_weight(spec: dict[str, Any], key: str, shape: list[int], mean: floa
     if spec.get("quant") == "float16":
         values = values.astype(np.float16).astype(np.float32)
     return torch.from_numpy(np.asarray(values))
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load ``weights``, which may lack what is no weight: windows and filters that modules compute."""
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert all(key.endswith(("window", "filter_bank", "filter")) for key in missing), missing

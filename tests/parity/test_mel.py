@@ -20,8 +20,8 @@ def build(fixture: Fixture) -> MelSpectrogram:
         magnitude_floor=hyper["stft_magnitude_min"],
         preemphasis=hyper["preemphasis"],
     )
-    if fixture.entry["weights"]:
-        weights = fixture.weights()
+    weights = fixture.weights() if fixture.entry["weights"] else {}
+    if weights:  # not in the selection of tests/golden, where the module's own have to do
         mel.window.copy_(weights["melspec.spectrogram.window"])
         mel.filter_bank.copy_(weights["melspec.mel_scale.fb"])
     return mel

@@ -12,7 +12,7 @@ from enhance_ray.dsp.resample import resample
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis
+from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis, layout_of
 
 RATE = 44_100
 SHORT_SEGMENTS = EnhanceOptions(segment_seconds=3, overlap_seconds=0.25, context_seconds=0.25)
@@ -145,7 +145,7 @@ def test_the_output_does_not_depend_on_companions_in_the_batch(denoiser):
     }
     alone = {name: stream(engine, waveform, TINY_SEGMENTS) for name, waveform in recordings.items()}
 
-    batcher = Batcher(engine, batch_size=8)
+    batcher = Batcher(engine, TINY_SEGMENTS, batch_size=8)
     analyses = {name: Analysis(engine, RATE, 1, TINY_SEGMENTS, name=name) for name in recordings}
     pieces = [
         (name, piece) for name, analysis in analyses.items() for piece in analysis.push(recordings[name])
@@ -153,7 +153,7 @@ def test_the_output_does_not_depend_on_companions_in_the_batch(denoiser):
     pieces += [(name, piece) for name, analysis in analyses.items() for piece in analysis.finish()]
     results = [result for name, piece in pieces for result in batcher.add(name, piece)] + batcher.flush()
     for name in recordings:
-        synthesis = Synthesis(TINY_SEGMENTS, name=name)
+        synthesis = Synthesis(engine, TINY_SEGMENTS, name=name)
         blocks = [b for r in results if r.owner == name for b in synthesis.add(r.piece, r.output)]
         torch.testing.assert_close(torch.cat(blocks, dim=-1), alone[name], rtol=0, atol=1e-5)
 
@@ -169,8 +169,11 @@ def test_bfloat16_stays_within_30_db_of_float32(denoiser):
 
 def test_equal_segments_fill_batches_and_the_rest_runs_at_the_end():
     recorder = Recorder()
-    stream(enhancer(recorder), speech_like(3 + 6 * 2.25), SHORT_SEGMENTS, batch_size=3)
-    row = 3 * RATE + 441
+    engine = enhancer(recorder)
+    layout = layout_of(SHORT_SEGMENTS, 420)
+    seconds = (layout.length + 6 * layout.hop - 100) / RATE  # the last is moved back, onto a frame
+    stream(engine, speech_like(seconds), SHORT_SEGMENTS, batch_size=3)
+    row = engine.row_length(layout.length)
     assert recorder.shapes == [(3, row), (3, row), (1, row)]
 
 

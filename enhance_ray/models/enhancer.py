@@ -1,0 +1,203 @@
+"""The enhancer: noisy waveform -> restored waveform at 44.1 kHz. Spec 1.1 and 4.2.
+
+    noisy -> mel ───────────────┬──> encoder ──> start ─┐
+    noisy -> denoiser -> mel ───┴──> conditioning ──────┴─> flow -> decoder -> vocoder -> restored
+
+The flow moves the latent of what came in to the latent of clean speech, guided by a blend of the noisy and
+the denoised mel; the vocoder makes sound of it. Only the mel is looked at, so what comes out is made anew,
+phase included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from enhance_ray.dsp.mel import MelSpectrogram
+from enhance_ray.errors import ConfigError
+from enhance_ray.models import layers
+from enhance_ray.models.autoencoder import Autoencoder, AutoencoderConfig
+from enhance_ray.models.denoiser import Denoiser, DenoiserConfig, normalise_peak
+from enhance_ray.models.flow import Flow
+from enhance_ray.models.layers import Normalizer
+from enhance_ray.models.noise import noise_field
+from enhance_ray.models.vocoder import Vocoder, VocoderConfig
+from enhance_ray.models.wavenet import VelocityConfig, VelocityField
+from enhance_ray.options import EnhanceOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnhancerConfig:
+    """Sizes of the enhancer, its denoiser apart. The defaults are the original's.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    mels: int = 128
+    """Bands of the mel spectrogram."""
+    n_fft: int = 2048
+    """Window and transform length of the mel spectrogram, in samples."""
+    magnitude_floor: float = 1e-4
+    """Magnitude that counts as silence in the mel."""
+    preemphasis: float = 0.97
+    """Coefficient of the first difference before the mel."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    velocity: VelocityConfig = field(default_factory=VelocityConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    latent_scale: float = 6.0
+    """Factor that suits the spread of the latents to the flow."""
+    time_divisor: int = 4
+    """How unevenly the flow's times lie (`ode.warp`)."""
+    gaussian_prior: bool = False
+    """Start the flow in noise alone, and not in a blend with the latent of what came in."""
+
+    def __post_init__(self) -> None:
+        if self.mels < 1 or self.n_fft < 16 or self.n_fft % 2:
+            raise ConfigError("mels, n_fft", "mels must be positive, n_fft even and at least 16")
+        if self.magnitude_floor <= 0 or self.latent_scale <= 0:
+            raise ConfigError("magnitude_floor, latent_scale", "must be positive")
+        if self.time_divisor < 2:
+            raise ConfigError("time_divisor", f"must be at least 2, got {self.time_divisor}")
+
+
+class EnhancerNet(nn.Module):
+    """Denoiser, mel, autoencoder, flow and vocoder in one. Options travel with each call: nothing is kept."""
+
+    def __init__(self, config: EnhancerConfig | None = None, denoiser: DenoiserConfig | None = None) -> None:
+        """Build with random weights; the sizes default to the original's.
+
+        Raises:
+            ConfigError: denoiser and vocoder have frames of different lengths.
+        """
+        super().__init__()
+        self.config = config = config or EnhancerConfig()
+        self.denoiser = Denoiser(denoiser)
+        self.hop = config.vocoder.hop
+        if self.denoiser.config.hop != self.hop:
+            raise ConfigError("vocoder: strides", f"their product must be the denoiser's hop, got {self.hop}")
+        self.mel = MelSpectrogram(
+            n_fft=config.n_fft,
+            window_length=config.n_fft,
+            hop=self.hop,
+            mels=config.mels,
+            magnitude_floor=config.magnitude_floor,
+            preemphasis=config.preemphasis,
+        )
+        self.normalizer = Normalizer()
+        self.latent_statistics = Normalizer()
+        self.autoencoder = Autoencoder(config.mels, config.autoencoder)
+        self.flow = Flow(
+            VelocityField(config.autoencoder.latent, config.mels, config.velocity),
+            divisor=config.time_divisor,
+        )
+        self.vocoder = Vocoder(config.mels + config.autoencoder.extra, config.vocoder)
+        self._denoiser_dtype = torch.float32
+        self._frozen = False
+
+    @property
+    def shortest(self) -> int:
+        """Fewest samples that `forward` takes."""
+        return self.denoiser.shortest
+
+    def freeze(self, dtype: torch.dtype = torch.float32) -> EnhancerNet:
+        """Make this net one that only runs, faster; ``dtype`` is that of its convolutions (`layers.freeze`).
+
+        STFT, mel, norms, embedding of time, state of the flow, activations of the vocoder and its last
+        convolution stay in float32 (spec 8.1). A net that is frozen stays as it is.
+        """
+        self.eval()
+        if self._frozen:
+            return self
+        self._frozen = True
+        # The autoencoder's head and the statistics of latents serve training alone.
+        del self.autoencoder.head, self.latent_statistics
+        for part in (self.autoencoder, self.flow, self.vocoder):
+            layers.freeze(part, dtype)
+        self.requires_grad_(False)
+        self._denoiser_dtype = dtype
+        return self
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "batch time"],
+        options: EnhanceOptions | None = None,
+        *,
+        prior_noise: Float[Tensor, "batch latent frame"] | None = None,
+        vocoder_noise: Float[Tensor, "batch noise padded_frame"] | None = None,
+        first_frames: Sequence[int] | None = None,
+    ) -> Float[Tensor, "batch frames_time"]:
+        """Restore ``noisy``.
+
+        Args:
+            noisy: 44.1 kHz, any level, at least `shortest` samples. Rows do not influence each other; all of
+                a row does, through norms that pool over time (spec 8.4).
+            options: of which nfe, solver, denoise_strength, prior_temperature and seed count.
+            prior_noise: standard normal, where the flow starts; by default the noise field of the seed.
+            vocoder_noise: standard normal, with `VocoderConfig.padding` more frames; by default the same.
+            first_frames: where each row lies in its recording, for the noise fields; by default all at 0.
+
+        Returns:
+            The whole frames of ``noisy``: time // 420 * 420 samples, at the level that speech has at its
+            peak.
+
+        Raises:
+            ConfigError: no step of the solver fits into nfe.
+        """
+        options = options or EnhanceOptions()
+        rows, frames = len(noisy), noisy.shape[-1] // self.hop
+        starts = [0] * rows if first_frames is None else list(first_frames)
+        if prior_noise is None:
+            prior_noise = noise_field(
+                "prior", self.config.autoencoder.latent, starts, frames, seed=options.seed
+            )
+        if vocoder_noise is None:
+            vocoder_noise = noise_field(
+                "vocoder",
+                self.config.vocoder.noise,
+                starts,
+                frames + self.config.vocoder.padding,
+                seed=options.seed,
+            )
+        noisy = normalise_peak(noisy.float())
+        mel = self.normalise(noisy)
+        latent = self.flow.sample(
+            self.start(mel, prior_noise.to(mel), options.prior_temperature),
+            self.conditioning(noisy, mel, options.denoise_strength),
+            solver=options.solver,
+            nfe=options.nfe,
+        )
+        features = self.autoencoder.decode(latent / self.config.latent_scale)
+        return self.vocoder(features, vocoder_noise.to(mel))  # type: ignore[no-any-return]
+
+    def normalise(self, waveform: Float[Tensor, "batch time"]) -> Float[Tensor, "batch mel frame"]:
+        """The normalised mel of a waveform."""
+        mel: Tensor = self.normalizer(self.mel(waveform))
+        return mel
+
+    def conditioning(
+        self, noisy: Float[Tensor, "batch time"], mel: Float[Tensor, "batch mel frame"], strength: float
+    ) -> Float[Tensor, "batch mel frame"]:
+        """``mel`` of ``noisy``, blended with that of its denoised version by ``strength``."""
+        if strength == 0:
+            return mel
+        bf16 = self._denoiser_dtype == torch.bfloat16
+        with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=bf16):
+            denoised = self.denoiser(noisy).float()
+        return strength * self.normalise(denoised) + (1 - strength) * mel
+
+    def start(
+        self,
+        mel: Float[Tensor, "batch mel frame"],
+        noise: Float[Tensor, "batch latent frame"],
+        temperature: float,
+    ) -> Float[Tensor, "batch latent frame"]:
+        """Where the flow starts: ``temperature`` of ``noise``, the rest of the scaled latent of ``mel``."""
+        if self.config.gaussian_prior or temperature == 1:
+            return noise
+        latent = self.config.latent_scale * self.autoencoder.encode(mel)
+        return temperature * noise + (1 - temperature) * latent

@@ -1,0 +1,486 @@
+"""UnivNet: vocoder features -> waveform, with kernels that the features themselves predict. Spec 4.7.
+
+    noise -> conv_pre -> 4 blocks, each: upsample, anti-aliased block, 4 gated location-variable convolutions
+          -> conv_post -> tanh                                 (strides 7, 5, 4, 3: 420 samples a frame)
+
+Jang et al. 2021, "UnivNet", arXiv:2106.07889; location-variable convolution: Zeng et al. 2021, "LVCNet",
+arXiv:2102.10815; the anti-aliased periodic activation: Lee et al. 2023, "BigVGAN", arXiv:2206.04658.
+
+A frame's kernels are 221,184 numbers. They are predicted for some frames and one layer at a time, and used
+while they are in the cache; and the whole runs in tiles of frames, whose margins are computed and thrown
+away (the reach of the net is finite), so that memory does not grow with the length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from enhance_ray.errors import ConfigError
+from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, channels_innermost, weight_norm
+
+_TILE = {"cpu": 256}
+_TILE_ON_GPU = 2048
+"""Frames of one tile; margins of 36 come on top."""
+_KERNEL_FRAMES = {"cpu": 64}
+_KERNEL_FRAMES_ON_GPU = 1024
+"""Frames whose kernels are in memory at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocoderConfig:
+    """Sizes of the vocoder. The defaults are the original's.
+
+    Raises:
+        ConfigError: a size is out of its range.
+    """
+
+    channels: int = 96
+    """Channels at every rate."""
+    noise: int = 128
+    """Channels of the noise that it starts from."""
+    strides: tuple[int, ...] = (7, 5, 4, 3)
+    """Upsampling of each block; their product is the hop."""
+    dilations: tuple[int, ...] = (1, 3, 9, 27)
+    """Of the convolution before each location-variable one."""
+    predictor_hidden: int = 64
+    """Channels of the kernel predictors."""
+    padding: int = 10
+    """Frames of zeros that are appended and cut off again."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "noise", "predictor_hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
+        if not self.strides or min(self.strides) < 2:
+            raise ConfigError("strides", f"expected strides of at least 2, got {self.strides}")
+        if not self.dilations or min(self.dilations) < 1:
+            raise ConfigError("dilations", f"expected dilations of at least 1, got {self.dilations}")
+        if self.padding < 0:
+            raise ConfigError("padding", f"must not be negative, got {self.padding}")
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.strides)
+
+
+class Vocoder(nn.Module):
+    """Features (batch, feature, frame) and noise to a waveform."""
+
+    def __init__(self, features: int, config: VocoderConfig) -> None:
+        """Build for ``features`` channels, with random weights."""
+        super().__init__()
+        self.config = config
+        channels = config.channels
+        self.conv_pre = weight_norm(Conv1d(config.noise, channels, 7, reflect=True))
+        hops = [math.prod(config.strides[: i + 1]) for i in range(len(config.strides))]
+        self.blocks = nn.ModuleList(
+            Block(channels, features, stride, hop, config.dilations, config.predictor_hidden)
+            for stride, hop in zip(config.strides, hops, strict=True)
+        )
+        # Precise: a bfloat16 has eight bits, which would be heard.
+        self.conv_post = nn.Sequential(
+            nn.LeakyReLU(LEAKY_SLOPE),
+            weight_norm(Conv1d(channels, 1, 7, reflect=True, precise=True)),
+            nn.Tanh(),
+        )
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch feature frame"],
+        noise: Float[Tensor, "batch noise padded_frame"],
+        *,
+        tile: int | None = None,
+    ) -> Float[Tensor, "batch time"]:
+        """Waveform of ``hop`` samples a frame, in [-1, 1].
+
+        Args:
+            features: of the autoencoder's decoder.
+            noise: standard normal, ``padding`` frames longer.
+            tile: frames that are computed at once; by default what suits the device, all in training.
+        """
+        frames = features.shape[-1]
+        features = F.pad(features, (0, self.config.padding))
+        if tile is None:
+            tile = features.shape[-1] if self.training else _TILE.get(features.device.type, _TILE_ON_GPU)
+        return torch.cat(list(self._tiles(features, noise, frames, tile)), dim=-1)
+
+    @property
+    def margin(self) -> int:
+        """Frames on each side that an output sample may depend on."""
+        after_kernels = before_blocks = 0.0  # in frames
+        rate = 1
+        for i, block in enumerate(cast(Iterable[Block], self.blocks)):
+            before = 1 / rate + AMP_REACH / block.hop  # the transposed convolution sees one neighbour
+            layers = [(dilation + 1) / block.hop for dilation in self.config.dilations]
+            before_blocks += before + sum(layers)
+            after_kernels += sum(layers) if i == 0 else before + sum(layers)
+            rate = block.hop
+        return math.ceil(max(3 + before_blocks, KernelPredictor.reach + after_kernels) + 3 / rate)
+
+    def _tiles(self, features: Tensor, noise: Tensor, frames: int, tile: int) -> Iterator[Tensor]:
+        hop, margin = self.config.hop, self.margin
+        for start in range(0, frames, tile):
+            stop = min(start + tile, frames)
+            first = max(0, start - margin)
+            last = min(features.shape[-1], stop + margin)
+            waveform = self._whole(features[..., first:last], noise[..., first:last])
+            yield waveform[:, (start - first) * hop : (stop - first) * hop]
+
+    def _whole(self, features: Tensor, noise: Tensor) -> Tensor:
+        x = self.conv_pre(noise).float()
+        for block in self.blocks:
+            x = block(x, features)
+        waveform: Tensor = self.conv_post(x)
+        return waveform[:, 0]
+
+
+class Block(nn.Module):
+    """Upsamples by its stride, and shapes what comes out with kernels predicted from the features."""
+
+    def __init__(
+        self, channels: int, features: int, stride: int, hop: int, dilations: tuple[int, ...], hidden: int
+    ) -> None:
+        """Build a block whose output has ``hop`` samples a frame, with random weights."""
+        super().__init__()
+        self.hop = hop
+        self.convt_pre = nn.Sequential(
+            nn.LeakyReLU(LEAKY_SLOPE), weight_norm(UpsamplingConv(channels, stride))
+        )
+        self.amp_block = AmpBlock(channels)
+        self.kernel_predictor = KernelPredictor(features, channels, 2 * channels, len(dilations), hidden)
+        self.conv_blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LeakyReLU(LEAKY_SLOPE),
+                weight_norm(Conv1d(channels, channels, 3, dilation=dilation)),
+                nn.LeakyReLU(LEAKY_SLOPE),
+            )
+            for dilation in dilations
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch channel time"], features: Float[Tensor, "batch feature frame"]
+    ) -> Float[Tensor, "batch channel time_out"]:
+        """One block."""
+        x = self.upsample(x)
+        hidden = self.kernel_predictor(features)
+        biases = self.kernel_predictor.biases(hidden)
+        for i, conv in enumerate(self.conv_blocks):
+            filtered, gate = self.convolve(conv(x), i, hidden, biases[i]).chunk(2, dim=1)
+            x = x + filtered.sigmoid() * gate.tanh()
+        return x
+
+    def upsample(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
+        """The signal before the location-variable convolutions."""
+        upsampled: Tensor = self.amp_block(self.convt_pre(x).float())
+        return upsampled
+
+    def convolve(
+        self,
+        x: Float[Tensor, "batch channel time"],
+        layer: int,
+        hidden: Float[Tensor, "batch hidden frame"],
+        bias: Float[Tensor, "batch frame channel_out"],
+    ) -> Float[Tensor, "batch channel_out time"]:
+        """The location-variable convolution number ``layer``, in runs of frames."""
+        run = _KERNEL_FRAMES.get(x.device.type, _KERNEL_FRAMES_ON_GPU)
+        frames = hidden.shape[-1]
+        padded = F.pad(x.transpose(1, 2), (0, 0, 1, 1))
+        outputs = [
+            location_variable_convolution(
+                padded[:, start * self.hop : min(start + run, frames) * self.hop + 2],
+                self.kernel_predictor.kernels(hidden, layer, start, min(start + run, frames)),
+                bias[:, start : start + run],
+            )
+            for start in range(0, frames, run)
+        ]
+        return torch.cat(outputs, dim=1).transpose(1, 2)
+
+
+def location_variable_convolution(
+    padded: Float[Tensor, "batch time_and_2 channel"],
+    kernels: Float[Tensor, "batch frame taps channel_out"],
+    bias: Float[Tensor, "batch frame channel_out"],
+) -> Float[Tensor, "batch time channel_out"]:
+    """Convolve each frame's samples with the frame's own kernel of three taps.
+
+    The samples that the taps reach at a frame's borders are the neighbours', only the kernel changes there.
+    As one matrix product a frame: (sample, 3 channels) times (3 channels, channels out).
+
+    Args:
+        padded: the signal with one more sample on each side.
+        kernels: rows ordered by tap, then by channel.
+        bias: of each frame.
+    """
+    batch, frames, taps, channels_out = kernels.shape
+    channels = padded.shape[-1]
+    hop = (padded.shape[1] - 2) // frames
+    padded = padded.to(kernels.dtype).contiguous()
+    # Three samples side by side are already a row of the matrix; rows overlap.
+    windows = padded.as_strided(
+        (batch, frames, hop, taps), (padded.stride(0), hop * channels, channels, 1)
+    ).reshape(batch * frames, hop, taps)
+    out = torch.bmm(windows, kernels.flatten(0, 1)).view(batch, frames, hop, channels_out)
+    return (out + bias[:, :, None]).flatten(1, 2)
+
+
+class KernelPredictor(nn.Module):
+    """Kernels and biases of a block's location-variable convolutions, from the features."""
+
+    reach = 9
+    """Frames on each side that a kernel depends on."""
+    kernel_weights: Tensor
+    kernel_biases: Tensor
+
+    def __init__(self, features: int, channels_in: int, channels_out: int, layers: int, hidden: int) -> None:
+        """Build for ``layers`` convolutions of three taps, with random weights."""
+        super().__init__()
+        self.shape = (layers, channels_in, channels_out, 3)
+        self.input_conv = nn.Sequential(weight_norm(Conv1d(features, hidden, 5)), nn.LeakyReLU(LEAKY_SLOPE))
+        self.residual_convs = nn.ModuleList(
+            nn.Sequential(
+                nn.Identity(),  # the original's dropout, which it never turns on, has this place
+                weight_norm(Conv1d(hidden, hidden, 3)),
+                nn.LeakyReLU(LEAKY_SLOPE),
+                weight_norm(Conv1d(hidden, hidden, 3)),
+                nn.LeakyReLU(LEAKY_SLOPE),
+            )
+            for _ in range(3)
+        )
+        self.kernel_conv: nn.Conv1d | None = weight_norm(
+            nn.Conv1d(hidden, math.prod(self.shape), 3, padding=1)
+        )
+        self.bias_conv = weight_norm(Conv1d(hidden, layers * channels_out, 3))
+        self.register_buffer("kernel_weights", None, persistent=False)
+        self.register_buffer("kernel_biases", None, persistent=False)
+
+    def forward(self, features: Float[Tensor, "batch feature frame"]) -> Float[Tensor, "batch hidden frame"]:
+        """What `kernels` and `biases` are made of."""
+        hidden: Tensor = self.input_conv(features)
+        for conv in self.residual_convs:
+            hidden = hidden + conv(hidden)
+        return hidden
+
+    def biases(
+        self, hidden: Float[Tensor, "batch hidden frame"]
+    ) -> Float[Tensor, "layer batch frame channel_out"]:
+        """Of all layers."""
+        biases: Tensor = self.bias_conv(hidden)
+        by_layer: Tensor = biases.unflatten(1, (self.shape[0], -1))
+        return by_layer.permute(1, 0, 3, 2)
+
+    def kernels(
+        self, hidden: Float[Tensor, "batch hidden frame"], layer: int, start: int, stop: int
+    ) -> Float[Tensor, "batch run taps channel_out"]:
+        """Of one layer, for the frames from ``start`` to ``stop``."""
+        weights, biases = self._pack() if self.kernel_conv else (self.kernel_weights, self.kernel_biases)
+        window = F.pad(hidden, (1, 1))[..., start : stop + 2].to(weights.dtype)
+        rows = torch.cat([window[..., k : k + stop - start] for k in range(3)], dim=1).transpose(1, 2)
+        flat = torch.matmul(rows, weights[layer]) + biases[layer]
+        kernels: Tensor = flat.unflatten(-1, (-1, self.shape[2]))
+        return kernels
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Keep the weights as the matrices that they are used as."""
+        weights, biases = self._pack()
+        self.kernel_weights, self.kernel_biases = (
+            weights.to(dtype).contiguous(),
+            biases.to(dtype).contiguous(),
+        )
+        self.kernel_conv = None
+
+    def _pack(self) -> tuple[Float[Tensor, "layer row column"], Float[Tensor, "layer column"]]:
+        """The last convolution as a matrix of each layer: (tap, hidden) to (tap, channel in, channel out).
+
+        Its channels are numbered by (layer, channel in, channel out, tap) in checkpoints.
+        """
+        assert self.kernel_conv is not None
+        weight = self.kernel_conv.weight.unflatten(0, self.shape)
+        weights = weight.permute(0, 5, 4, 3, 1, 2).flatten(3).flatten(1, 2)
+        assert self.kernel_conv.bias is not None
+        return weights, self.kernel_conv.bias.unflatten(0, self.shape).permute(0, 3, 1, 2).flatten(1)
+
+
+class UpsamplingConv(nn.ConvTranspose1d):
+    """Transposed convolution whose kernel is two strides long, as one matrix product and one addition."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        """Build with random weights."""
+        super().__init__(channels, channels, 2 * stride, stride)
+        self._crop = stride // 2 + stride % 2
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch channel time"]
+    ) -> Float[Tensor, "batch channel time_out"]:
+        """Exactly ``stride`` times as many samples."""
+        stride, length = self.stride[0], x.shape[-1]
+        matrix = self.weight.transpose(1, 2).flatten(1)  # (channel in, tap and channel out)
+        spread = torch.matmul(x.transpose(1, 2).to(matrix.dtype), matrix).unflatten(-1, (2, stride, -1))
+        early, late = spread.float().unbind(2)
+        full = F.pad(early, (0, 0, 0, 0, 0, 1)) + F.pad(late, (0, 0, 0, 0, 1, 0))
+        cropped = full.flatten(1, 2)[:, self._crop : self._crop + stride * length]
+        assert self.bias is not None
+        return (cropped + self.bias).transpose(1, 2)
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Take ``dtype``; the matrix lies in memory as it is used."""
+        self.weight.data = channels_innermost(self.weight.data.to(dtype))
+
+
+AMP_REACH = 3 * (1 + 12) + (1 + 3 + 5)
+"""Samples on each side that `AmpBlock` sees."""
+
+
+class AmpBlock(nn.Sequential):
+    """``x`` plus three stages of (dilated convolution, anti-aliased activation, convolution) of it."""
+
+    def __init__(self, channels: int, dilations: tuple[int, ...] = (1, 3, 5)) -> None:
+        """Build at constant width, with random weights."""
+        super().__init__(
+            *(
+                nn.Sequential(
+                    weight_norm(Conv1d(channels, channels, 3, dilation=dilation)),
+                    AntiAliasedSnake(channels),
+                    weight_norm(Conv1d(channels, channels, 3)),
+                )
+                for dilation in dilations
+            )
+        )
+
+    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
+        """Add the branch to ``x``, in float32."""
+        branch: Tensor = super().forward(x)
+        return x + branch
+
+
+class AntiAliasedSnake(nn.Module):
+    """`SnakeBeta` at twice the rate, so that what it adds above half the rate can be cut off; in float32."""
+
+    def __init__(self, channels: int) -> None:
+        """Build with frequency and amplitude 1."""
+        super().__init__()
+        self.upsample = Upsample(2)
+        self.act = SnakeBeta(channels)
+        self.downsample = Downsample(2)
+
+    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
+        """Activate."""
+        activated: Tensor = self.downsample(self.act(self.upsample(x.float())))
+        return activated
+
+
+class SnakeBeta(nn.Module):
+    """x + sin^2(alpha x) / beta, with alpha and beta of each channel in [0.01, 50].
+
+    Ziyin, Hartwig and Ueda 2020, arXiv:2006.08195; beta of its own as in BigVGAN.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Build with alpha = beta = 1."""
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.zeros(channels))
+        self.log_beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
+        """Activate."""
+        alpha, beta = (log.exp().clamp(0.01, 50)[:, None] for log in (self.log_alpha, self.log_beta))
+        return torch.addcmul(x, (x * alpha).sin().square(), beta.reciprocal())
+
+
+class Upsample(nn.Module):
+    """``ratio`` times the rate, by a Kaiser-windowed sinc, each phase a short convolution of its own."""
+
+    filter: Tensor
+
+    def __init__(self, ratio: int) -> None:
+        """The filter is a buffer, because checkpoints carry theirs (spec 8.2)."""
+        super().__init__()
+        self.ratio = ratio
+        self.register_buffer("filter", kaiser_low_pass(ratio)[None, None])
+
+    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
+        """Interpolate; beyond its ends the signal keeps its last value."""
+        ratio, taps = self.ratio, self.filter.shape[-1] // self.ratio
+        padded = pad_edges(x, taps - 1, taps - 1)
+        phases = []
+        for phase in range(ratio):
+            ahead, first = divmod(phase + (ratio * taps - ratio) // 2, ratio)
+            weights = ratio * self.filter[..., first::ratio].flip(-1)
+            phases.append(depthwise(padded[..., ahead : ahead + x.shape[-1] + taps - 1], weights))
+        # (batch, channel, time, phase): in memory a moment's phases follow each other.
+        return torch.stack([p.transpose(1, 2) for p in phases], dim=2).flatten(1, 2).transpose(1, 2)
+
+
+class Lowpass(nn.Module):
+    """Holds the filter of `Downsample` under the name that it has in checkpoints."""
+
+    filter: Tensor
+
+    def __init__(self, ratio: int) -> None:
+        """The filter is a buffer, because checkpoints carry theirs (spec 8.2)."""
+        super().__init__()
+        self.register_buffer("filter", kaiser_low_pass(ratio)[None, None])
+
+
+class Downsample(nn.Module):
+    """One ``ratio``-th of the rate, by a Kaiser-windowed sinc."""
+
+    def __init__(self, ratio: int) -> None:
+        """Build with the filter of `kaiser_low_pass`."""
+        super().__init__()
+        self.ratio = ratio
+        self.lowpass = Lowpass(ratio)
+
+    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
+        """Filter and keep every ``ratio``-th sample; beyond its ends the signal keeps its last value."""
+        taps = self.lowpass.filter.shape[-1]
+        return depthwise(pad_edges(x, taps // 2 - 1 + taps % 2, taps // 2), self.lowpass.filter, self.ratio)
+
+
+def depthwise(
+    x: Float[Tensor, "batch channel time"], weights: Float[Tensor, "1 1 tap"], stride: int = 1
+) -> Float[Tensor, "batch channel time_out"]:
+    """Correlate every channel with the same ``weights``, without padding."""
+    channels = x.shape[1]
+    picture = F.conv2d(
+        x[:, :, None], weights[:, :, None].expand(channels, 1, 1, -1), stride=(1, stride), groups=channels
+    )
+    return picture[:, :, 0]
+
+
+def pad_edges(
+    x: Float[Tensor, "batch channel time"], left: int, right: int
+) -> Float[Tensor, "batch channel padded"]:
+    """Repeat the first value ``left`` times and the last one ``right`` times."""
+    first, last = x[..., :1], x[..., -1:]
+    return torch.cat([first.expand(-1, -1, left), x, last.expand(-1, -1, right)], dim=-1)
+
+
+def kaiser_low_pass(ratio: int) -> Float[Tensor, " tap"]:
+    """Low-pass filter for a change of rate by ``ratio``: cutoff 0.5 / ratio, transition 0.6 / ratio of the
+    rate.
+
+    Kaiser's window and his formulas for its shape and length: J. F. Kaiser, "Nonrecursive digital filter
+    design using the I0-sinh window function", ISCAS 1974. Sums to one.
+    """
+    taps = 6 * ratio // 2 * 2
+    attenuation = 2.285 * (taps // 2 - 1) * math.pi * 4 * (0.6 / ratio) + 7.95
+    if attenuation > 50:
+        beta = 0.1102 * (attenuation - 8.7)
+    elif attenuation >= 21:
+        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    else:
+        beta = 0.0
+    window = torch.kaiser_window(taps, periodic=False, beta=beta)
+    time = torch.arange(taps) - (taps - 1) / 2
+    sinc = torch.sinc(time / ratio)
+    impulse = window * sinc
+    return impulse / impulse.sum()

@@ -1,0 +1,135 @@
+"""The velocity field: a WaveNet-like stack of gated dilated convolutions over latents. Spec 4.6.
+
+    z = start(x)
+    layer i:   h = dconv(z + gconv(time)) + lconv(mel)        z <- (z + residual) / sqrt 2
+               residual, skip = out(tanh(h_1) sigmoid(h_2))
+    v = end(sum of the skips / sqrt(layers))
+
+van den Oord et al. 2016, arXiv:1609.03499, not causal. What depends on the mel alone (`condition`) and on
+time alone (`time_biases`) is computed once for a segment and once for a schedule, not for each of the many
+evaluations in between; the original recomputes both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from enhance_ray.errors import ConfigError
+from enhance_ray.models.layers import Conv1d
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VelocityConfig:
+    """Sizes of the velocity field. The defaults are the original's.
+
+    Raises:
+        ConfigError: a size is out of its range.
+    """
+
+    hidden: int = 512
+    """Channels of a layer's input."""
+    layers: int = 30
+    """Gated layers."""
+    kernel: int = 3
+    """Taps of the dilated convolutions; odd."""
+    dilation_cycle: int = 5
+    """Dilations double from layer to layer and start again after as many."""
+    time_channels: int = 128
+    """Length of the embedding of time; even."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "dilation_cycle"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError("kernel", f"must be odd, got {self.kernel}")
+        if self.time_channels < 4 or self.time_channels % 2:
+            raise ConfigError("time_channels", f"must be even and at least 4, got {self.time_channels}")
+
+
+class Layer(nn.Module):
+    """One gated layer."""
+
+    def __init__(self, mels: int, config: VelocityConfig, dilation: int) -> None:
+        """Build with random weights."""
+        super().__init__()
+        hidden = config.hidden
+        self.gconv = nn.Conv1d(config.time_channels, hidden, 1)
+        self.lconv = Conv1d(mels, 2 * hidden, 1)
+        self.dconv = Conv1d(hidden, 2 * hidden, config.kernel, dilation=dilation)
+        self.out = Conv1d(hidden, 2 * hidden, 1)
+
+
+class VelocityField(nn.Module):
+    """v(x, time; mel), for latents (batch, latent, frame)."""
+
+    def __init__(self, latent: int, mels: int, config: VelocityConfig) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self.config = config
+        self.start = Conv1d(latent, config.hidden, 1)
+        self.layers = nn.ModuleList(
+            Layer(mels, config, 2 ** (i % config.dilation_cycle)) for i in range(config.layers)
+        )
+        self.end = Conv1d(config.hidden, latent, 1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch latent frame"],
+        time_biases: Float[Tensor, "layer row hidden"],
+        conditions: list[Float[Tensor, "batch channel frame"]],
+    ) -> Float[Tensor, "batch latent frame"]:
+        """Velocity at ``x``.
+
+        Args:
+            x: latents on their way.
+            time_biases: of one time, or of one for each row.
+            conditions: what `condition` made of the mel.
+        """
+        z = self.start(x).float()
+        skips = torch.zeros_like(z)
+        for layer, bias, condition in zip(self._layers(), time_biases, conditions, strict=True):
+            # The bias comes before the convolution's padding: at the ends it is not what a bias would be.
+            hidden = layer.dconv(z + bias[..., None]) + condition
+            filtered, gate = hidden.chunk(2, dim=1)
+            residual, skip = layer.out(filtered.tanh() * gate.sigmoid()).chunk(2, dim=1)
+            z = (z + residual) * math.sqrt(0.5)
+            skips = skips + skip
+        velocity: Tensor = self.end(skips / math.sqrt(self.config.layers))
+        return velocity.float()
+
+    def condition(self, mel: Float[Tensor, "batch mel frame"]) -> list[Float[Tensor, "batch channel frame"]]:
+        """What each layer adds for ``mel``, which is normalised over time (instance norm, eps 1e-5)."""
+        mel = mel.float()
+        mean, var = mel.mean(-1, keepdim=True), mel.var(-1, keepdim=True, correction=0)
+        mel = (mel - mean) * (var + 1e-5).rsqrt()
+        return [layer.lconv(mel) for layer in self._layers()]
+
+    def time_biases(self, t: Float[Tensor, " time"]) -> Float[Tensor, "layer time hidden"]:
+        """What each layer adds at the times ``t`` in [0, 1], in float32."""
+        with torch.autocast(t.device.type, enabled=False):
+            embedding = embed_time(t.clamp(0, 1), self.config.time_channels)
+            gconvs = [layer.gconv for layer in self._layers()]
+            return torch.stack([F.linear(embedding, conv.weight[..., 0], conv.bias) for conv in gconvs])
+
+    def _layers(self) -> Iterable[Layer]:
+        return cast(Iterable[Layer], self.layers)
+
+
+def embed_time(t: Float[Tensor, " time"], channels: int) -> Float[Tensor, "time channel"]:
+    """Sines, then cosines, of ``t`` times frequencies from 1 to 10,000 rad, spaced evenly in their logarithm.
+
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.5, with frequencies that grow. Float32: in bfloat16
+    arguments of this size are noise.
+    """
+    exponents = torch.linspace(0, 4, channels // 2, device=t.device)
+    angles = t.float()[:, None] * 10**exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
