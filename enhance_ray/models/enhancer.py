@@ -118,6 +118,7 @@ class EnhancerNet(nn.Module):
         del self.autoencoder.head, self.latent_statistics
         for part in (self.autoencoder, self.flow, self.vocoder):
             layers.freeze(part, dtype)
+        self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.requires_grad_(False)
         self._denoiser_dtype = dtype
         return self

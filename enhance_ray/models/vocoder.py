@@ -26,12 +26,14 @@ from torch.nn import functional as F
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, channels_innermost, weight_norm
 
-_TILE = {"cpu": 256}
+_TILE = {"cpu": 128}
 _TILE_ON_GPU = 2048
 """Frames of one tile; margins of 36 come on top."""
 _KERNEL_FRAMES = {"cpu": 64}
 _KERNEL_FRAMES_ON_GPU = 1024
 """Frames whose kernels are in memory at once."""
+_CACHED_SAMPLES = 4096
+"""Samples that are worked on at once on a CPU, where that much stays in the second-level cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,7 +204,7 @@ class Block(nn.Module):
             )
             for start in range(0, frames, run)
         ]
-        return torch.cat(outputs, dim=1).transpose(1, 2)
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).transpose(1, 2)
 
 
 def location_variable_convolution(
@@ -225,10 +227,8 @@ def location_variable_convolution(
     hop = (padded.shape[1] - 2) // frames
     padded = padded.to(kernels.dtype).contiguous()
     # Three samples side by side are already a row of the matrix; rows overlap.
-    windows = padded.as_strided(
-        (batch, frames, hop, taps), (padded.stride(0), hop * channels, channels, 1)
-    ).reshape(batch * frames, hop, taps)
-    out = torch.bmm(windows, kernels.flatten(0, 1)).view(batch, frames, hop, channels_out)
+    windows = padded.as_strided((batch, frames, hop, taps), (padded.stride(0), hop * channels, channels, 1))
+    out = torch.matmul(windows, kernels).view(batch, frames, hop, channels_out)
     return (out + bias[:, :, None]).flatten(1, 2)
 
 
@@ -284,7 +284,7 @@ class KernelPredictor(nn.Module):
         weights, biases = self._pack() if self.kernel_conv else (self.kernel_weights, self.kernel_biases)
         window = F.pad(hidden, (1, 1))[..., start : stop + 2].to(weights.dtype)
         rows = torch.cat([window[..., k : k + stop - start] for k in range(3)], dim=1).transpose(1, 2)
-        flat = torch.matmul(rows, weights[layer]) + biases[layer]
+        flat = torch.addmm(biases[layer], rows.flatten(0, 1), weights[layer]).unflatten(0, rows.shape[:2])
         kernels: Tensor = flat.unflatten(-1, (-1, self.shape[2]))
         return kernels
 
@@ -335,7 +335,7 @@ class UpsamplingConv(nn.ConvTranspose1d):
         self.weight.data = channels_innermost(self.weight.data.to(dtype))
 
 
-AMP_REACH = 3 * (1 + 12) + (1 + 3 + 5)
+AMP_REACH = 3 * (1 + 6) + (1 + 3 + 5)
 """Samples on each side that `AmpBlock` sees."""
 
 
@@ -357,8 +357,17 @@ class AmpBlock(nn.Sequential):
 
     def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
         """Add the branch to ``x``, in float32."""
-        branch: Tensor = super().forward(x)
-        return x + branch
+        length = x.shape[-1]
+        if torch.is_grad_enabled() or x.device.type != "cpu" or length <= 2 * _CACHED_SAMPLES:
+            branch: Tensor = super().forward(x)
+            return x + branch
+        out = torch.empty_like(x)
+        for start in range(0, length, _CACHED_SAMPLES):
+            stop = min(start + _CACHED_SAMPLES, length)
+            first = max(0, start - AMP_REACH)
+            branch = super().forward(x[..., first : min(stop + AMP_REACH, length)])
+            torch.add(x[..., start:stop], branch[..., start - first : stop - first], out=out[..., start:stop])
+        return out
 
 
 class AntiAliasedSnake(nn.Module):
