@@ -106,8 +106,7 @@ class Enhancer:
         """The whole enhancer; None if the model is a denoiser alone."""
         if net is not None:
             net.freeze(torch.bfloat16 if self.precision == "bf16" else torch.float32).to(self.device)
-        # The layout in which narrow convolutions are faster, on CPU and GPU alike.
-        self.denoiser = denoiser.eval().to(self.device, memory_format=torch.channels_last)
+        self.denoiser = denoiser.eval().to(self.device)
         self.fingerprint = fingerprint
         self.hop = hop
         """Samples of one frame."""

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_models import SMALL_ENHANCER, small_enhancer_net
 
-from enhance_ray import checkpoint, cli, report
+from enhance_ray import checkpoint, cli, compat, report
 from enhance_ray.checkpoint import ModelConfig
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
+from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.options import EnhanceOptions
 
 RATE = 44_100
@@ -220,3 +222,79 @@ def test_a_corpus_is_checked_and_rooms_are_simulated(recordings, tmp_path, capsy
     assert run("corpus", "rirs", tmp_path / "rooms", "--count", "2") == 0
     assert len(list((tmp_path / "rooms").glob("*.npy"))) == 2
     assert Path(tmp_path / "rooms" / "rirs.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def enhancer_model(tmp_path_factory):
+    """A small enhancer with random weights, as a model folder."""
+    _, net = small_enhancer_net()
+    folder = tmp_path_factory.mktemp("enhancer") / "small"
+    settings = ModelConfig(kind="enhancer", name="small", denoiser=net.denoiser.config, enhancer=net.config)
+    checkpoint.save(folder, settings, net.state_dict())
+    return str(folder)
+
+
+def test_enhance_restores_a_tree_with_the_options_that_were_given(enhancer_model, recordings, tmp_path):
+    out = tmp_path / "out"
+    options = ["--nfe", "2", "--solver", "euler", "--lambd", "0.5", "--tau", "0.25", "--seed", "7"]
+    assert run("enhance", recordings, out, "--model", enhancer_model, *options) == 1
+    assert soundfile.info(out / "day 1" / "b.flac").frames == RATE
+    records = report.read(out / cli.REPORT_NAME)
+    done = [record for record in records if record.status == "done"]
+    assert len(done) == 3
+    for record in done:
+        settings = record.options
+        assert (settings["mode"], settings["nfe"], settings["solver"]) == ("enhance", 2, "euler")
+        assert (settings["denoise_strength"], settings["prior_temperature"]) == (0.5, 0.25)
+        assert settings["seed"] == 7
+
+
+def test_of_an_enhancer_denoise_runs_the_denoiser(enhancer_model, recordings, tmp_path):
+    assert run("denoise", recordings / "a.wav", tmp_path / "a.wav", "--model", enhancer_model) == 0
+    assert soundfile.info(tmp_path / "a.wav").frames == RATE
+
+
+def test_a_denoiser_is_refused_where_an_enhancer_is_needed(model, recordings, tmp_path, capsys):
+    assert run("enhance", recordings / "a.wav", tmp_path / "a.wav", "--model", model) == 2
+    assert "this model is a denoiser alone" in capsys.readouterr().err
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_settings_that_would_do_nothing_stop_before_work_starts(enhancer_model, recordings, tmp_path, capsys):
+    command = ["enhance", recordings / "a.wav", tmp_path / "a.wav", "--model", enhancer_model]
+    assert run(*command, "--solver", "rk4", "--nfe", "3") == 2
+    assert "rk4 needs at least 4 evaluations" in capsys.readouterr().err
+
+
+def test_a_model_goes_to_the_originals_layout_and_back(tmp_path, capsys):
+    torch.manual_seed(0)
+    plain = DenoiserConfig(hidden=16, blocks=1, middle_blocks=1)
+    net = EnhancerNet(SMALL_ENHANCER, plain)
+    net.normalizer.update(torch.rand(100))
+    settings = ModelConfig(kind="enhancer", denoiser=plain, enhancer=SMALL_ENHANCER)
+    checkpoint.save(tmp_path / "model", settings, net.state_dict())
+    assert run("export-resemble", tmp_path / "model", tmp_path / "run") == 0
+    assert run("import-resemble", tmp_path / "run", tmp_path / "again") == 0
+    assert run("import-resemble", tmp_path / "run", tmp_path / "again") == 2
+    assert "exists (--force replaces it)" in capsys.readouterr().err
+    assert run("info", tmp_path / "again") == 0
+    assert "kind: enhancer" in capsys.readouterr().out
+    assert run("info", tmp_path / "run") == 0
+
+
+def test_the_originals_command_line_does_what_it_did(enhancer_model, recordings, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [str(recordings), str(out), "--run_dir", enhancer_model, "--nfe", "2", "--device", "cpu"]
+    assert compat.main([*command, "--solver", "euler", "--lambd", "0.9", "--tau", "0.1"]) == 0
+    wavs = ["a.wav", "day 1/ü.wav"]
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.wav")) == wavs
+    enhanced = (out / "a.wav").read_bytes()
+    assert compat.main([*command, "--parallel_mode"]) == 0
+    assert (out / "a.wav").read_bytes() == enhanced
+    assert compat.main([*command, "--denoise_only"]) == 0
+    assert (out / "a.wav").read_bytes() != enhanced
+    assert compat.main([*command, "--suffix", ".flac"]) == 0
+    assert (out / "day 1" / "b.flac").exists()
+    assert compat.main([str(recordings), str(out), "--run_dir", "nowhere"]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    assert compat.main([*command[:-1], "cuda:9"]) == 2

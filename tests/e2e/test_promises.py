@@ -112,8 +112,8 @@ def test_the_readme_s_python_runs_as_written(pytestconfig, tmp_path):
 
 def test_every_command_of_the_readme_exists(pytestconfig, capsys):
     text = (pytestconfig.rootpath / "README.md").read_text()
-    commands = set(re.findall(r"^enhance-ray ((?:corpus )?\w+)", text, re.MULTILINE))
-    assert {"denoise", "train", "export", "corpus check", "corpus rirs"} <= commands
+    commands = set(re.findall(r"^enhance-ray ((?:corpus )?[\w-]+)", text, re.MULTILINE))
+    assert {"enhance", "denoise", "train", "export", "corpus check", "import-resemble"} <= commands
     for command in commands:
         with pytest.raises(SystemExit) as stopped:
             cli.main([*command.split(), "--help"])
