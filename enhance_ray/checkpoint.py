@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +29,8 @@ from enhance_ray import config
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
+
+Net = TypeVar("Net", Denoiser, EnhancerNet)
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, STATE_NAME = (
     "config.yaml",
@@ -87,40 +89,38 @@ def load(model: str | Path = DEFAULT, *, denoiser_only: bool = False) -> Model:
     if not folder.is_dir():
         raise CheckpointError(model, "there is no such folder")
     model_config = read_config(folder)
-    whole = model_config.kind == "enhancer" and not denoiser_only
-    prefix = "denoiser." if model_config.kind == "enhancer" and denoiser_only else ""
-    weights = read_weights(folder / WEIGHTS_NAME, prefix=prefix)
-    net = build(folder / WEIGHTS_NAME, model_config, weights, denoiser_only=not whole)
-    if isinstance(net, EnhancerNet):
+    path = folder / WEIGHTS_NAME
+    if model_config.kind == "enhancer" and not denoiser_only:
+        net = build(path, model_config, read_weights(path))
         return Model(net.denoiser, model_config, _fingerprint(folder), str(folder), net)
-    return Model(net, model_config, _fingerprint(folder), str(folder))
+    weights = read_weights(path, prefix="denoiser." if model_config.kind == "enhancer" else "")
+    denoiser = build_denoiser(path, model_config, weights)
+    return Model(denoiser, model_config, _fingerprint(folder), str(folder))
 
 
-@overload
-def build(
-    path: str | Path,
-    model_config: ModelConfig,
-    weights: Mapping[str, Tensor],
-    denoiser_only: Literal[False] = False,
-) -> EnhancerNet: ...
-@overload
-def build(
-    path: str | Path, model_config: ModelConfig, weights: Mapping[str, Tensor], denoiser_only: bool
-) -> EnhancerNet | Denoiser: ...
-def build(
-    path: str | Path, model_config: ModelConfig, weights: Mapping[str, Tensor], denoiser_only: bool = False
-) -> EnhancerNet | Denoiser:
-    """The networks of ``model_config`` with these ``weights``, in evaluation mode; ``path`` is for errors.
+def build(path: str | Path, model_config: ModelConfig, weights: Mapping[str, Tensor]) -> EnhancerNet:
+    """The enhancer of ``model_config`` with these ``weights``, in evaluation mode; ``path`` is for errors.
 
     Raises:
         CheckpointError: the weights do not fit; the first keys that differ are named.
     """
     with torch.device("meta"):  # no memory and no time for random weights
-        net = (
-            Denoiser(model_config.denoiser)
-            if denoiser_only
-            else EnhancerNet(model_config.enhancer, model_config.denoiser)
-        )
+        net = EnhancerNet(model_config.enhancer, model_config.denoiser)
+    return _with_weights(path, net, weights)
+
+
+def build_denoiser(path: str | Path, model_config: ModelConfig, weights: Mapping[str, Tensor]) -> Denoiser:
+    """The same for the denoiser alone.
+
+    Raises:
+        CheckpointError: the weights do not fit; the first keys that differ are named.
+    """
+    with torch.device("meta"):
+        net = Denoiser(model_config.denoiser)
+    return _with_weights(path, net, weights)
+
+
+def _with_weights(path: str | Path, net: Net, weights: Mapping[str, Tensor]) -> Net:
     _check_keys(path, expected=net.state_dict(), found=weights)
     net.load_state_dict(weights, assign=True)
     return net.requires_grad_(False).eval()

@@ -268,7 +268,10 @@ def _import_resemble(parsed: argparse.Namespace) -> int:
         raise ConfigError(str(target), "exists (--force replaces it)")
     model = resemble.load(parsed.source)
     assert model.net is not None
-    checkpoint.save(target, model.config, model.net.state_dict(), half=not parsed.full)
+    card = (
+        f"# {model.config.name}\n\nImported from {parsed.source}, whose fingerprint is {model.fingerprint}.\n"
+    )
+    checkpoint.save(target, model.config, model.net.state_dict(), half=not parsed.full, card=card)
     _print(str(target))
     return 0
 

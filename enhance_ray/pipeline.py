@@ -14,6 +14,7 @@ place of one gain for each, context that is thrown away, every channel kept.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -95,7 +96,7 @@ class Enhancer:
             fingerprint: identifies the weights in records.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             precision: "bf16" runs convolutions in bfloat16; "auto" does so where the processor
-                computes in it natively.
+                computes in it natively. "fp32" means it: no TF32 on a GPU.
 
         Raises:
             ConfigError: the device is unknown or absent.
@@ -135,13 +136,13 @@ class Enhancer:
             ConfigError: the device is unknown or absent.
         """
         loaded = (
-            resemble.load(model)
+            resemble.load(model, denoiser_only=denoiser_only)
             if resemble.is_run(model)
             else checkpoint.load(model, denoiser_only=denoiser_only)
         )
         return cls(
             loaded.denoiser,
-            None if denoiser_only else loaded.net,
+            loaded.net,
             hop=loaded.denoiser.config.hop,
             shortest=loaded.denoiser.shortest,
             fingerprint=loaded.fingerprint,
@@ -312,14 +313,22 @@ class Enhancer:
             starts: first sample of each row in its recording, a multiple of a frame.
         """
         rows = rows.to(self.device)
-        if options.mode == "enhance":
-            assert self.net is not None, "check() comes first"
-            output: Tensor = self.net(rows, options, first_frames=[start // self.hop for start in starts])
-            output = nn.functional.pad(output, (0, rows.shape[-1] - output.shape[-1]))
-        else:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-                output = self.denoiser(rows)
+        with self._exact_convolutions():
+            if options.mode == "enhance":
+                assert self.net is not None, "check() comes first"
+                output: Tensor = self.net(rows, options, first_frames=[start // self.hop for start in starts])
+                output = nn.functional.pad(output, (0, rows.shape[-1] - output.shape[-1]))
+            else:
+                bf16 = self.precision == "bf16"
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+                    output = self.denoiser(rows)
         return output.float().cpu()
+
+    def _exact_convolutions(self) -> contextlib.AbstractContextManager[None]:
+        """Where float32 was asked for, cuDNN is not to round to TF32, as it does by default (spec 8.1)."""
+        if self.device.type == "cuda" and self.precision == "fp32":
+            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        return contextlib.nullcontext()
 
 
 class Result(NamedTuple, Generic[Owner]):

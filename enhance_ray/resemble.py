@@ -94,10 +94,14 @@ def is_run(source: str | Path) -> bool:
     return (Path(text) / _HPARAMS).is_file() or (Path(text) / _LATEST).is_file()
 
 
-def load(source: str | Path) -> Model:
+def load(source: str | Path, *, denoiser_only: bool = False) -> Model:
     """The model in a run folder of the original: a local path, an fsspec URI, or hf://owner/repository[@revision].
 
     Weights are float32, in training's form.
+
+    Args:
+        source: where the folder is.
+        denoiser_only: keep the denoiser and nothing else.
 
     Raises:
         CheckpointError: a file is missing, damaged, carries code, or holds no model of this kind; the first
@@ -110,10 +114,14 @@ def load(source: str | Path) -> Model:
                 source,
                 "it is a stage 1 run: an autoencoder and a vocoder, which cannot restore; use a stage 2 run",
             )
-        tensors = read_tensors(folder)
+        tensors = read_tensors(folder, prefix="denoiser.net." if denoiser_only else "")
         fingerprint = _fingerprint(folder)
     weights = to_ours(tensors)
     model_config = sizes(weights, hyper)
+    if denoiser_only:
+        weights = {key.removeprefix("denoiser."): tensor for key, tensor in weights.items()}
+        denoiser = checkpoint.build_denoiser(source, model_config, weights)
+        return Model(denoiser, model_config, fingerprint, str(source))
     net = checkpoint.build(source, model_config, weights)
     return Model(net.denoiser, model_config, fingerprint, str(source), net)
 
@@ -143,10 +151,10 @@ def read_hyper_parameters(folder: Path) -> HyperParameters:
     return hyper
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path, *, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a run folder by the original's names, in float32; nothing in the file is executed.
 
-    Both spellings of weight norm become the newer one.
+    Both spellings of weight norm become the newer one. Only names that start with ``prefix`` are read.
 
     Raises:
         CheckpointError: the file is missing, damaged, or carries more than tensors and plain values.
@@ -163,7 +171,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     module = content.get("module") if isinstance(content, dict) else None
     if not isinstance(module, dict) or not all(isinstance(tensor, Tensor) for tensor in module.values()):
         raise CheckpointError(path, "it has no tensors under 'module'")
-    return {_newer_spelling(key): tensor.float() for key, tensor in module.items()}
+    return {_newer_spelling(key): tensor.float() for key, tensor in module.items() if key.startswith(prefix)}
 
 
 def to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
