@@ -159,7 +159,9 @@ class Enhancer:
         if options.mode == "enhance":
             if self.net is None:
                 raise ConfigError(
-                    "mode", "this model is a denoiser alone and cannot enhance; give another --model"
+                    "mode",
+                    "this model is a denoiser alone and cannot enhance; give a whole one, such as "
+                    f"{resemble.PUBLISHED}",
                 )
             ode.steps(options.solver, options.nfe)
 

@@ -96,8 +96,7 @@ class EnhancerNet(nn.Module):
             divisor=config.time_divisor,
         )
         self.vocoder = Vocoder(config.mels + config.autoencoder.extra, config.vocoder)
-        self._denoiser_dtype = torch.float32
-        self._frozen = False
+        self._frozen_as: torch.dtype | None = None
 
     @property
     def shortest(self) -> int:
@@ -111,9 +110,9 @@ class EnhancerNet(nn.Module):
         convolution stay in float32 (spec 8.1). A net that is frozen stays as it is.
         """
         self.eval()
-        if self._frozen:
+        if self._frozen_as is not None:
             return self
-        self._frozen = True
+        self._frozen_as = dtype
         # The autoencoder's head and the statistics of latents serve training alone.
         del self.autoencoder.head, self.latent_statistics
         for part in (self.autoencoder, self.flow, self.vocoder):
@@ -122,7 +121,6 @@ class EnhancerNet(nn.Module):
             # Twice as fast so; in float32 its norms would be summed less exactly on a CPU.
             self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.requires_grad_(False)
-        self._denoiser_dtype = dtype
         return self
 
     def forward(
@@ -188,7 +186,7 @@ class EnhancerNet(nn.Module):
         """``mel`` of ``noisy``, blended with that of its denoised version by ``strength``."""
         if strength == 0:
             return mel
-        bf16 = self._denoiser_dtype == torch.bfloat16
+        bf16 = self._frozen_as == torch.bfloat16
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=bf16):
             denoised = self.denoiser(noisy).float()
         return strength * self.normalise(denoised) + (1 - strength) * mel
