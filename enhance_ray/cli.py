@@ -213,9 +213,9 @@ def _info(parsed: argparse.Namespace) -> int:
 
 
 def _model_facts(model: str) -> dict[str, Any]:
-    from enhance_ray import checkpoint, resemble
+    from enhance_ray import resemble
 
-    loaded = resemble.load(model) if resemble.is_run(model) else checkpoint.load(model)
+    loaded = resemble.load_model(model)
     parameters = sum(parameter.numel() for parameter in (loaded.net or loaded.denoiser).parameters())
     return {
         "path": loaded.path,
@@ -252,20 +252,24 @@ def _export(parsed: argparse.Namespace) -> int:
     model = checkpoint.load(parsed.checkpoint)
     weights = (model.net or model.denoiser).state_dict()
     card = Path(parsed.card).read_text(encoding="utf-8") if parsed.card else None
-    target = Path(parsed.model_dir)
-    if target.exists() and not parsed.force:
-        raise ConfigError(str(target), "exists (--force replaces it)")
+    target = _model_dir(parsed)
     checkpoint.save(target, model.config, weights, half=not parsed.full, card=card)
     _print(str(target))
     return 0
 
 
-def _import_resemble(parsed: argparse.Namespace) -> int:
-    from enhance_ray import checkpoint, resemble
-
+def _model_dir(parsed: argparse.Namespace) -> Path:
+    """The folder that a model is to be written to."""
     target = Path(parsed.model_dir)
     if target.exists() and not parsed.force:
         raise ConfigError(str(target), "exists (--force replaces it)")
+    return target
+
+
+def _import_resemble(parsed: argparse.Namespace) -> int:
+    from enhance_ray import checkpoint, resemble
+
+    target = _model_dir(parsed)
     model = resemble.load(parsed.source)
     assert model.net is not None
     card = (

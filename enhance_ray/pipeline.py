@@ -135,11 +135,7 @@ class Enhancer:
             CheckpointError: the model cannot be used.
             ConfigError: the device is unknown or absent.
         """
-        loaded = (
-            resemble.load(model, denoiser_only=denoiser_only)
-            if resemble.is_run(model)
-            else checkpoint.load(model, denoiser_only=denoiser_only)
-        )
+        loaded = resemble.load_model(model, denoiser_only=denoiser_only)
         return cls(
             loaded.denoiser,
             loaded.net,

@@ -94,6 +94,16 @@ def is_run(source: str | Path) -> bool:
     return (Path(text) / _HPARAMS).is_file() or (Path(text) / _LATEST).is_file()
 
 
+def load_model(model: str | Path, *, denoiser_only: bool = False) -> Model:
+    """A model of either layout: `load` for run folders, `checkpoint.load` for model folders and "default".
+
+    Raises:
+        CheckpointError: the model cannot be used.
+    """
+    read = load if is_run(model) else checkpoint.load
+    return read(model, denoiser_only=denoiser_only)
+
+
 def load(source: str | Path, *, denoiser_only: bool = False) -> Model:
     """The model in a run folder of the original: a local path, an fsspec URI, or hf://owner/repository[@revision].
 

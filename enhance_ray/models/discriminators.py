@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.layers import LEAKY_SLOPE, weight_norm
 
+RESOLUTIONS = ((100, 400, 512), (256, 1024, 1024), (512, 2048, 2048))
+"""(hop, window, transform) in samples: of the critics by resolution, and of the loss on spectrograms."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiscriminatorConfig:
@@ -30,7 +33,7 @@ class DiscriminatorConfig:
     """Columns of the folded waveform."""
     period_channels: tuple[int, ...] = (64, 128, 256, 512, 1024)
     """Channels of the convolutions by period."""
-    resolutions: tuple[tuple[int, int, int], ...] = ((100, 400, 512), (256, 1024, 1024), (512, 2048, 2048))
+    resolutions: tuple[tuple[int, int, int], ...] = RESOLUTIONS
     """(hop, window, transform) of the spectrograms, in samples."""
     resolution_channels: int = 32
     """Channels of the convolutions by resolution."""

@@ -195,10 +195,11 @@ class EnhancerNet(nn.Module):
         self,
         mel: Float[Tensor, "batch mel frame"],
         noise: Float[Tensor, "batch latent frame"],
-        temperature: float,
+        temperature: float | Float[Tensor, "batch 1 1"],
     ) -> Float[Tensor, "batch latent frame"]:
         """Where the flow starts: ``temperature`` of ``noise``, the rest of the scaled latent of ``mel``."""
-        if self.config.gaussian_prior or temperature == 1:
+        one = not isinstance(temperature, Tensor) and temperature == 1
+        if self.config.gaussian_prior or one:
             return noise
         latent = self.config.latent_scale * self.autoencoder.encode(mel)
         return temperature * noise + (1 - temperature) * latent

@@ -175,8 +175,9 @@ class Block(nn.Module):
         x = self.upsample(x)
         hidden = self.kernel_predictor(features)
         biases = self.kernel_predictor.biases(hidden)
-        for i, conv in enumerate(self.conv_blocks):
-            filtered, gate = self.convolve(conv(x), i, hidden, biases[i]).chunk(2, dim=1)
+        matrices = zip(*self.kernel_predictor.matrices(), strict=True)
+        for conv, bias, matrix in zip(self.conv_blocks, biases, matrices, strict=True):
+            filtered, gate = self.convolve(conv(x), hidden, matrix, bias).chunk(2, dim=1)
             x = x + filtered.sigmoid() * gate.tanh()
         return x
 
@@ -188,18 +189,18 @@ class Block(nn.Module):
     def convolve(
         self,
         x: Float[Tensor, "batch channel time"],
-        layer: int,
         hidden: Float[Tensor, "batch hidden frame"],
+        matrix: tuple[Tensor, Tensor],
         bias: Float[Tensor, "batch frame channel_out"],
     ) -> Float[Tensor, "batch channel_out time"]:
-        """The location-variable convolution number ``layer``, in runs of frames."""
+        """The location-variable convolution whose kernels ``matrix`` makes, in runs of frames."""
         run = _KERNEL_FRAMES.get(x.device.type, _KERNEL_FRAMES_ON_GPU)
         frames = hidden.shape[-1]
         padded = F.pad(x.transpose(1, 2), (0, 0, 1, 1))
         outputs = [
             location_variable_convolution(
                 padded[:, start * self.hop : min(start + run, frames) * self.hop + 2],
-                self.kernel_predictor.kernels(hidden, layer, start, min(start + run, frames)),
+                self.kernel_predictor.kernels(hidden, *matrix, start, min(start + run, frames)),
                 bias[:, start : start + run],
             )
             for start in range(0, frames, run)
@@ -278,35 +279,41 @@ class KernelPredictor(nn.Module):
         return by_layer.permute(1, 0, 3, 2)
 
     def kernels(
-        self, hidden: Float[Tensor, "batch hidden frame"], layer: int, start: int, stop: int
+        self,
+        hidden: Float[Tensor, "batch hidden frame"],
+        weights: Float[Tensor, "row column"],
+        biases: Float[Tensor, " column"],
+        start: int,
+        stop: int,
     ) -> Float[Tensor, "batch run taps channel_out"]:
-        """Of one layer, for the frames from ``start`` to ``stop``."""
-        weights, biases = self._pack() if self.kernel_conv else (self.kernel_weights, self.kernel_biases)
+        """Of the frames ``start`` to ``stop``, by ``weights`` and ``biases`` of one layer (`matrices`)."""
         window = F.pad(hidden, (1, 1))[..., start : stop + 2].to(weights.dtype)
         rows = torch.cat([window[..., k : k + stop - start] for k in range(3)], dim=1).transpose(1, 2)
-        flat = torch.addmm(biases[layer], rows.flatten(0, 1), weights[layer]).unflatten(0, rows.shape[:2])
+        flat = torch.addmm(biases, rows.flatten(0, 1), weights).unflatten(0, rows.shape[:2])
         kernels: Tensor = flat.unflatten(-1, (-1, self.shape[2]))
         return kernels
 
+    def matrices(self) -> tuple[Float[Tensor, "layer row column"], Float[Tensor, "layer column"]]:
+        """The last convolution as a matrix and a bias of each layer: (tap, hidden) to (tap, channel in, out).
+
+        Its channels are numbered by (layer, channel in, channel out, tap) in checkpoints. Until the module
+        is frozen they are laid out anew at every call, because the weights may have changed.
+        """
+        if self.kernel_conv is None:
+            return self.kernel_weights, self.kernel_biases
+        assert self.kernel_conv.bias is not None
+        weight = self.kernel_conv.weight.unflatten(0, self.shape)
+        weights = weight.permute(0, 5, 4, 3, 1, 2).flatten(3).flatten(1, 2)
+        return weights, self.kernel_conv.bias.unflatten(0, self.shape).permute(0, 3, 1, 2).flatten(1)
+
     def freeze(self, dtype: torch.dtype) -> None:
         """Keep the weights as the matrices that they are used as."""
-        weights, biases = self._pack()
+        weights, biases = self.matrices()
         self.kernel_weights, self.kernel_biases = (
             weights.to(dtype).contiguous(),
             biases.to(dtype).contiguous(),
         )
         self.kernel_conv = None
-
-    def _pack(self) -> tuple[Float[Tensor, "layer row column"], Float[Tensor, "layer column"]]:
-        """The last convolution as a matrix of each layer: (tap, hidden) to (tap, channel in, channel out).
-
-        Its channels are numbered by (layer, channel in, channel out, tap) in checkpoints.
-        """
-        assert self.kernel_conv is not None
-        weight = self.kernel_conv.weight.unflatten(0, self.shape)
-        weights = weight.permute(0, 5, 4, 3, 1, 2).flatten(3).flatten(1, 2)
-        assert self.kernel_conv.bias is not None
-        return weights, self.kernel_conv.bias.unflatten(0, self.shape).permute(0, 3, 1, 2).flatten(1)
 
 
 class UpsamplingConv(nn.ConvTranspose1d):

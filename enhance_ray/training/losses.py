@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enhance_ray.errors import ConfigError
+from enhance_ray.models.discriminators import RESOLUTIONS
 
 Scores = Mapping[str, Sequence[Tensor]]
 """What `models.discriminators.Discriminator` answers."""
@@ -128,10 +129,6 @@ def discriminator_loss(fake: Scores, real: Scores) -> tuple[Float[Tensor, ""], d
     return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
 
 
-STFT_RESOLUTIONS = ((100, 400, 512), (256, 1024, 1024), (512, 2048, 2048))
-"""(hop, window, transform) in samples, of the original's loss."""
-
-
 def stft_loss(
     estimate: Float[Tensor, "batch time"], target: Float[Tensor, "batch time_of_target"]
 ) -> dict[str, Float[Tensor, ""]]:
@@ -142,7 +139,7 @@ def stft_loss(
     """
     length = min(estimate.shape[-1], target.shape[-1])
     parts: dict[str, list[Tensor]] = {"sc": [], "mag": []}
-    for hop, window, n_fft in STFT_RESOLUTIONS:
+    for hop, window, n_fft in RESOLUTIONS:
         got, wanted = (
             torch.stft(
                 waveform[..., :length].float(),

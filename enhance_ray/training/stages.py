@@ -128,10 +128,8 @@ def flow_step(
         mel = net.normalise(noisy)
         strength = draws.strength[:, None, None]
         conditioning = strength * net.normalise(denoised) + (1 - strength) * mel
-        scale = net.config.latent_scale
-        end = scale * net.autoencoder.encode(net.normalise(clean))
-        temperature = draws.temperature[:, None, None]
-        start = temperature * draws.prior + (1 - temperature) * scale * net.autoencoder.encode(mel)
+        end = net.config.latent_scale * net.autoencoder.encode(net.normalise(clean))
+        start = net.start(mel, draws.prior, draws.temperature[:, None, None])
     parts["flow_l1"] = net.flow.loss(start, end, conditioning, uniform=draws.time, noise=draws.path)
     loss = torch.stack(list(parts.values())).sum()
     return StepResult(loss, {name: value.detach() for name, value in parts.items()}, denoised.detach())

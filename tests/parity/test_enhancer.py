@@ -283,7 +283,10 @@ def test_block_of_the_vocoder_is_the_originals(name, frozen):
     x, condition = fixture.input("x"), fixture.input("c")
     frames = condition.shape[-1]
     hidden = predictor(condition)
-    kernels = torch.stack([predictor.kernels(hidden, layer, 0, frames) for layer in range(4)], dim=1)
+    kernels = torch.stack(
+        [predictor.kernels(hidden, *matrix, 0, frames) for matrix in zip(*predictor.matrices(), strict=True)],
+        dim=1,
+    )
     fixture.check("kernels", kernels.unflatten(3, (3, 4)).permute(0, 1, 4, 5, 3, 2))
     fixture.check("bias", predictor.biases(hidden).permute(1, 0, 3, 2))
     upsampled = block.upsample(x)
