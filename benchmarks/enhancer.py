@@ -116,7 +116,7 @@ def measure_parts(folder: Path, precision: Any, length: float) -> dict[str, Any]
         frames = mel.shape[-1]
         prior = noise_field("prior", 64, [0], frames, seed=0)
         noise = noise_field("vocoder", 128, [0], frames + 10, seed=0)
-        conditioning = timed(seconds, "denoiser", lambda: net.conditioning(noisy, mel, 1.0))
+        conditioning = timed(seconds, "denoiser", lambda: net.conditioning(net.denoised(noisy), mel, 1.0))
         start = timed(seconds, "encoder", lambda: net.start(mel, prior, 0.5))
 
         def sample() -> Tensor:

@@ -48,8 +48,9 @@ class ModelConfig:
 
     format: Literal[1] = 1
     """Version of the folder's layout."""
-    kind: Literal["denoiser", "enhancer"] = "denoiser"
-    """Which networks the weights belong to: the denoiser alone, or the enhancer with its denoiser."""
+    kind: Literal["denoiser", "autoencoder", "enhancer"] = "denoiser"
+    """Which networks the weights belong to: the denoiser alone, or the enhancer with its denoiser;
+    "autoencoder" is an enhancer after stage 1, whose flow has learned nothing."""
     name: str = ""
     """What the model is called in reports."""
     denoiser: DenoiserConfig = dataclasses.field(default_factory=DenoiserConfig)
@@ -58,8 +59,8 @@ class ModelConfig:
     """Sizes of the rest of an enhancer."""
 
     def __post_init__(self) -> None:
-        if (self.kind == "enhancer") != (self.enhancer is not None):
-            raise ConfigError("enhancer", "is there for kind: enhancer, and only there")
+        if (self.kind == "denoiser") != (self.enhancer is None):
+            raise ConfigError("enhancer", "is there for all kinds but denoiser, and only there")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,11 @@ def load(model: str | Path = DEFAULT, *, denoiser_only: bool = False) -> Model:
         raise CheckpointError(model, "there is no such folder")
     model_config = read_config(folder)
     path = folder / WEIGHTS_NAME
-    if model_config.kind == "enhancer" and not denoiser_only:
+    whole = model_config.enhancer is not None
+    if whole and not denoiser_only:
         net = build(path, model_config, read_weights(path))
         return Model(net.denoiser, model_config, _fingerprint(folder), str(folder), net)
-    weights = read_weights(path, prefix="denoiser." if model_config.kind == "enhancer" else "")
+    weights = read_weights(path, prefix="denoiser." if whole else "")
     denoiser = build_denoiser(path, model_config, weights)
     return Model(denoiser, model_config, _fingerprint(folder), str(folder))
 

@@ -35,7 +35,7 @@ from enhance_ray import checkpoint, resemble
 from enhance_ray.dsp.levels import GainCurve, Meter
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.dsp.segments import Joiner, Layout, Segment, Splitter
-from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.errors import AudioError, CheckpointError, ConfigError
 from enhance_ray.models import ode
 from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
@@ -136,6 +136,11 @@ class Enhancer:
             ConfigError: the device is unknown or absent.
         """
         loaded = resemble.load_model(model, denoiser_only=denoiser_only)
+        if loaded.config.kind == "autoencoder" and not denoiser_only:
+            raise CheckpointError(
+                loaded.path,
+                "it is a stage 1 model, an autoencoder and a vocoder, and cannot restore: train stage 2 on it",
+            )
         return cls(
             loaded.denoiser,
             loaded.net,

@@ -4,8 +4,8 @@
     noisy -> denoiser -> mel ───┴──> conditioning ──────┴─> flow -> decoder -> vocoder -> restored
 
 The flow moves the latent of what came in to the latent of clean speech, guided by a blend of the noisy and
-the denoised mel; the vocoder makes sound of it. Only the mel is looked at, so what comes out is made anew,
-phase included.
+the denoised mel; the vocoder makes sound of it. The original's vocoder looks at the mel alone, so what comes
+out is made anew, phase included; a compact model's (`source_filter`) shapes the denoised waveform.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from enhance_ray.models.denoiser import Denoiser, DenoiserConfig, normalise_peak
 from enhance_ray.models.flow import Flow
 from enhance_ray.models.layers import Normalizer
 from enhance_ray.models.noise import noise_field
+from enhance_ray.models.source_filter import SourceFilterConfig, SourceFilterVocoder
 from enhance_ray.models.vocoder import Vocoder, VocoderConfig
 from enhance_ray.models.wavenet import VelocityConfig, VelocityField
 from enhance_ray.options import EnhanceOptions
@@ -49,6 +50,8 @@ class EnhancerConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     velocity: VelocityConfig = field(default_factory=VelocityConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    source_filter: SourceFilterConfig | None = None
+    """Sizes of the vocoder that takes the place of `vocoder` in compact models."""
     latent_scale: float = 6.0
     """Factor that suits the spread of the latents to the flow."""
     time_divisor: int = 4
@@ -64,6 +67,21 @@ class EnhancerConfig:
         if self.time_divisor < 2:
             raise ConfigError("time_divisor", f"must be at least 2, got {self.time_divisor}")
 
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return self.source_filter.hop if self.source_filter else self.vocoder.hop
+
+    @property
+    def noise_channels(self) -> int:
+        """Channels of the vocoder's noise."""
+        return self.source_filter.hop if self.source_filter else self.vocoder.noise
+
+    @property
+    def noise_padding(self) -> int:
+        """Frames by which the vocoder's noise is longer than the mel."""
+        return 0 if self.source_filter else self.vocoder.padding
+
 
 class EnhancerNet(nn.Module):
     """Denoiser, mel, autoencoder, flow and vocoder in one. Options travel with each call: nothing is kept."""
@@ -77,9 +95,10 @@ class EnhancerNet(nn.Module):
         super().__init__()
         self.config = config = config or EnhancerConfig()
         self.denoiser = Denoiser(denoiser)
-        self.hop = config.vocoder.hop
+        self.hop = config.hop
         if self.denoiser.config.hop != self.hop:
-            raise ConfigError("vocoder: strides", f"their product must be the denoiser's hop, got {self.hop}")
+            where = "source_filter: hop" if config.source_filter else "vocoder: strides"
+            raise ConfigError(where, f"a frame must be as long as the denoiser's, got {self.hop} samples")
         self.mel = MelSpectrogram(
             n_fft=config.n_fft,
             window_length=config.n_fft,
@@ -95,7 +114,12 @@ class EnhancerNet(nn.Module):
             VelocityField(config.autoencoder.latent, config.mels, config.velocity),
             divisor=config.time_divisor,
         )
-        self.vocoder = Vocoder(config.mels + config.autoencoder.extra, config.vocoder)
+        features = config.mels + config.autoencoder.extra
+        self.vocoder = (
+            SourceFilterVocoder(features, config.mels, config.source_filter)
+            if config.source_filter
+            else Vocoder(features, config.vocoder)
+        )
         self._frozen_as: torch.dtype | None = None
 
     @property
@@ -143,8 +167,8 @@ class EnhancerNet(nn.Module):
             first_frames: where each row lies in its recording, for the noise fields; by default all at 0.
 
         Returns:
-            The whole frames of ``noisy``: time // 420 * 420 samples, at the level that speech has at its
-            peak.
+            The whole frames of ``noisy``: time // 420 * 420 samples. The original's vocoder gives speech with
+            a peak of about 1, a source-filter vocoder speech at the level of the peak-normalised input.
 
         Raises:
             ConfigError: no step of the solver fits into nfe.
@@ -159,37 +183,61 @@ class EnhancerNet(nn.Module):
         if vocoder_noise is None:
             vocoder_noise = noise_field(
                 "vocoder",
-                self.config.vocoder.noise,
+                self.config.noise_channels,
                 starts,
-                frames + self.config.vocoder.padding,
+                frames + self.config.noise_padding,
                 seed=options.seed,
             )
         noisy = normalise_peak(noisy.float())
+        strength = options.denoise_strength
+        denoised = self.denoised(noisy) if strength else noisy
         mel = self.normalise(noisy)
         latent = self.flow.sample(
             self.start(mel, prior_noise.to(mel), options.prior_temperature),
-            self.conditioning(noisy, mel, options.denoise_strength),
+            self.conditioning(denoised, mel, strength),
             solver=options.solver,
             nfe=options.nfe,
         )
         features = self.autoencoder.decode(latent / self.config.latent_scale)
-        return self.vocoder(features, vocoder_noise.to(mel))  # type: ignore[no-any-return]
+        guide = strength * denoised + (1 - strength) * noisy
+        return self.synthesise(features, guide[:, : frames * self.hop], vocoder_noise.to(mel))
 
     def normalise(self, waveform: Float[Tensor, "batch time"]) -> Float[Tensor, "batch mel frame"]:
         """The normalised mel of a waveform."""
         mel: Tensor = self.normalizer(self.mel(waveform))
         return mel
 
-    def conditioning(
-        self, noisy: Float[Tensor, "batch time"], mel: Float[Tensor, "batch mel frame"], strength: float
-    ) -> Float[Tensor, "batch mel frame"]:
-        """``mel`` of ``noisy``, blended with that of its denoised version by ``strength``."""
-        if strength == 0:
-            return mel
+    def denoised(self, noisy: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+        """The denoiser's answer, in the precision of this net."""
         bf16 = self._frozen_as == torch.bfloat16
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=bf16):
-            denoised = self.denoiser(noisy).float()
-        return strength * self.normalise(denoised) + (1 - strength) * mel
+            return self.denoiser(noisy).float()  # type: ignore[no-any-return]
+
+    def conditioning(
+        self, denoised: Float[Tensor, "batch time"], mel: Float[Tensor, "batch mel frame"], strength: float
+    ) -> Float[Tensor, "batch mel frame"]:
+        """The mel of what came in, blended with that of its ``denoised`` version by ``strength``."""
+        return strength * self.normalise(denoised) + (1 - strength) * mel if strength else mel
+
+    def synthesise(
+        self,
+        features: Float[Tensor, "batch feature frame"],
+        guide: Float[Tensor, "batch time"],
+        noise: Float[Tensor, "batch noise padded_frame"],
+    ) -> Float[Tensor, "batch time"]:
+        """The waveform that ``features`` stand for.
+
+        Args:
+            features: of the autoencoder's decoder.
+            guide: what came in, denoised, ``frame`` hops long. The original's vocoder has no use for it; a
+                source-filter vocoder shapes it, and its answer has the guide's level.
+            noise: standard normal, `EnhancerConfig.noise_padding` frames longer than the features.
+        """
+        if self.config.source_filter is None:
+            return self.vocoder(features, noise)  # type: ignore[no-any-return]
+        level = guide.abs().amax(dim=-1, keepdim=True)
+        guide = normalise_peak(guide)
+        return level * self.vocoder(features, guide, self.normalise(guide), noise)  # type: ignore[no-any-return]
 
     def start(
         self,

@@ -10,6 +10,7 @@ convolutions get their type, and modules that have a cheaper equal of themselves
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -19,6 +20,15 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
 Module = TypeVar("Module", bound=nn.Module)
+
+Total = Callable[[Tensor], Tensor]
+"""Adds a tensor up over the workers of a training, and lets gradients through."""
+
+
+def alone(x: Tensor) -> Tensor:
+    """The `Total` of a worker that has no others."""
+    return x
+
 
 LEAKY_SLOPE = 0.2
 """Of every leaky rectifier in vocoder and discriminators (spec 4.7, 4.8)."""
@@ -121,15 +131,20 @@ class Normalizer(nn.Module):
         return x * std + mean
 
     @torch.no_grad()
-    def update(self, x: Float[Tensor, "*shape"]) -> None:
-        """Take the statistics of ``x`` into account; the first call takes them over."""
+    def update(self, x: Float[Tensor, "*shape"], total: Total = alone) -> None:
+        """Take the statistics of ``x`` into account; the first call takes them over.
+
+        Args:
+            x: what this worker sees.
+            total: adds up over workers, so that all have the same statistics.
+        """
         fresh = self.mean.isnan()
+        count = total(torch.tensor(float(x.numel()), device=x.device))
+        batch_mean = total(x.sum()) / count
         # The new mean enters the new variance: the original's order.
-        mean = torch.where(fresh, x.mean(), torch.lerp(self.mean, x.mean(), self.momentum))
-        spread = (x - mean).square()
-        var = torch.where(
-            fresh, spread.sum() / (x.numel() - 1), torch.lerp(self.var, spread.mean(), self.momentum)
-        )
+        mean = torch.where(fresh, batch_mean, torch.lerp(self.mean, batch_mean, self.momentum))
+        spread = total((x - mean).square().sum())
+        var = torch.where(fresh, spread / (count - 1), torch.lerp(self.var, spread / count, self.momentum))
         self.mean.copy_(mean)
         self.var.copy_(var)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,6 +41,25 @@ class Source:
     path: str
     group: str
     """Who speaks, where the list says so; clips of one group may follow each other in an example."""
+
+
+class Recordings(Protocol):
+    """Recordings at the model's rate, mono, by number."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Who speaks in each; empty where that is not known."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def length(self, index: int) -> int:
+        """Samples of recording ``index``."""
+        ...
+
+    def read(self, index: int, start: int = 0, length: int | None = None) -> Waveform:
+        """Samples ``start`` to ``start + length`` (or the end) of a recording, as float32."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

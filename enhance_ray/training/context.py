@@ -11,10 +11,10 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from enhance_ray.errors import ConfigError
 
@@ -36,8 +36,34 @@ class TrainContext(Protocol):
         """Prepare ``module`` for training together with the other workers."""
         ...
 
-    def report(self, step: int, metrics: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Publish ``metrics`` of ``step``, and with them a complete model folder to keep."""
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of ``x`` over the workers; gradients pass."""
+        ...
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean of each of ``values`` over the workers, which all have the same names."""
+        ...
+
+    def gather(self, item: Any) -> list[Any]:
+        """Every worker's ``item``, by rank."""
+        ...
+
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        checkpoint: Path | None = None,
+        *,
+        saving: bool = False,
+    ) -> None:
+        """Publish ``metrics`` of ``step``; all workers call this alike.
+
+        Args:
+            step: updates so far.
+            metrics: the same on all workers.
+            checkpoint: of the first worker, a complete model folder to keep; it is moved away.
+            saving: that this is such a moment; ``metrics`` are then the last validation's, and not new.
+        """
         ...
 
     def resume_from(self) -> Path | None:
@@ -69,9 +95,28 @@ class LocalContext:
         """Leave ``module`` as it is: there is nobody to agree with."""
         return module
 
-    def report(self, step: int, metrics: Mapping[str, float], checkpoint: Path | None = None) -> None:
+    def total(self, x: Tensor) -> Tensor:
+        """Nothing is added."""
+        return x
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The values themselves."""
+        return dict(values)
+
+    def gather(self, item: Any) -> list[Any]:
+        """This worker's alone."""
+        return [item]
+
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        checkpoint: Path | None = None,
+        *,
+        saving: bool = False,
+    ) -> None:
         """Append ``metrics`` to the log; move ``checkpoint`` in place and drop the oldest ones."""
-        if metrics:
+        if metrics and not saving:
             with (self.folder / METRICS_NAME).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"step": step, **metrics}) + "\n")
         if checkpoint is not None:

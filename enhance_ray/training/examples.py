@@ -1,11 +1,13 @@
-"""Training examples of the denoiser: (noisy, target) crops. Spec 6.3, 6.5 and 6.6.
+"""Training examples: (noisy, target, clean) crops. Spec 6.3, 6.5 and 6.6.
 
-    speech -> crop -> distort? ─┬─────────────────────> target
-    noise  -> crop -> distort ──┴─ mix at some SNR ───> noisy
+    speech -> crop ─┬─────────────────────────────────────> clean
+                    └> distort? ─┬────────────────────────> target
+    noise  -> crop ──> distort ──┴─ mix at some SNR ──────> noisy
 
-The target keeps the speech's distortions: the denoiser removes noise and nothing else, unless `room_tail`
-asks it to shorten rooms too. An example
-is a function of (seed, index): worker count, order and restarts do not change it.
+The denoiser's target keeps the speech's distortions: it removes noise and nothing else, unless `room_tail`
+asks it to shorten rooms too. The enhancer is to give the clean speech. An example is a function of (seed,
+epoch, index in the epoch): worker count, order and restarts do not change it. In an epoch each recording is
+cropped `crops_per_clip` times in a row, which lets a reader decode it once.
 
 Where the original draws once for a batch (whether speech is distorted, the mixing share), this
 draws for each example, which is what makes an example independent of its batch.
@@ -13,20 +15,22 @@ draws for each example, which is what makes an example independent of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from numpy.typing import NDArray
 from scipy import fft
 from torch.utils.data import DataLoader, Dataset
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.training.bank import Bank, list_sources, load_bank
+from enhance_ray.training.bank import Recordings, list_sources, load_bank
 from enhance_ray.training.corpus import load_rirs
 from enhance_ray.training.degrade import (
     Distorter,
@@ -70,6 +74,8 @@ class ExampleConfig:
 
     crop_seconds: float = 3.0
     """Length of an example."""
+    crops_per_clip: int = 1
+    """Examples that one recording gives in a row: more of them spare a reader of remote files its work."""
     silence_probability: float = 0.01
     """How often there is no speech at all."""
     distort_probability: float = 0.5
@@ -103,8 +109,9 @@ class ExampleConfig:
             raise ConfigError("crop_seconds", f"must be above 0.05, got {self.crop_seconds}")
         if not 0 <= self.speed <= 0.5:
             raise ConfigError("speed", f"must be within [0, 0.5], got {self.speed}")
-        if self.max_noises < 1:
-            raise ConfigError("max_noises", f"must be at least 1, got {self.max_noises}")
+        for name in ("max_noises", "crops_per_clip"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
         if self.room_tail is not None and (self.room_tail <= 0 or self.snr_db is None):
             raise ConfigError("room_tail", "must be positive, and needs snr_db")
 
@@ -112,17 +119,24 @@ class ExampleConfig:
 class Banks(NamedTuple):
     """Everything that examples of one split are made of."""
 
-    speech: Bank
-    noise: Bank
+    speech: Recordings
+    noise: Recordings
     rooms: Sequence[Waveform]
 
 
 class Example(NamedTuple):
-    """One pair at the model's rate."""
+    """One example at the model's rate."""
 
     noisy: Waveform
     target: Waveform
     """The speech in ``noisy``, at the level it has there."""
+    clean: Waveform
+    """That speech before anything happened to it, at a level of its own; shifted in time by nothing."""
+
+
+Part = Literal["noisy", "target", "clean"]
+Batch = Mapping[str, torch.Tensor]
+"""Waveforms (batch, time) by `Part`, and "index" (batch,): the examples' places in the whole run."""
 
 
 def load_banks(corpus: CorpusConfig, split: Split) -> Banks:
@@ -144,13 +158,23 @@ def load_banks(corpus: CorpusConfig, split: Split) -> Banks:
     return Banks(speech, noise, rooms)
 
 
-def make_example(banks: Banks, config: ExampleConfig, rng: np.random.Generator) -> Example:
-    """Draw one example; peaks are at most 1."""
+def make_example(
+    banks: Banks, config: ExampleConfig, rng: np.random.Generator, clip: int | None = None
+) -> Example:
+    """Draw one example; peaks are at most 1.
+
+    Args:
+        banks: what it is made of.
+        config: how.
+        rng: decides everything else.
+        clip: the recording of speech that it starts with; by default any.
+    """
     length = int(config.crop_seconds * MODEL_RATE)
     if rng.random() < config.silence_probability:
-        speech = target = np.zeros(length, np.float32)
+        clean = speech = target = np.zeros(length, np.float32)
     else:
-        speech, target = _record_speech(banks, config, length, rng)
+        clean = _draw_speech(banks.speech, config, length, rng, clip)
+        speech, target = _record_speech(clean, banks, config, rng)
     noise = _draw_noise(banks, config, length, rng)
     noise = peak_normalize(config.distorter(noise, MODEL_RATE, rng, banks.rooms))
 
@@ -160,44 +184,82 @@ def make_example(banks: Banks, config: ExampleConfig, rng: np.random.Generator) 
         noisy = mix_at_snr(speech, noise, rng.uniform(*config.snr_db), MODEL_RATE)
     noisy = config.recording(noisy, MODEL_RATE, rng)
     peak = max(1.0, float(np.abs(noisy).max()))
-    return Example(noisy / peak, target / peak)
+    return Example(noisy / peak, target / peak, clean)
 
 
-class Examples(Dataset[Example]):
+def make_clean(
+    banks: Banks, config: ExampleConfig, rng: np.random.Generator, clip: int | None = None
+) -> Waveform:
+    """Draw clean speech alone, which is all that stage 1 of the original needs; arguments as above."""
+    length = int(config.crop_seconds * MODEL_RATE)
+    if rng.random() < config.silence_probability:
+        return np.zeros(length, np.float32)
+    return _draw_speech(banks.speech, config, length, rng, clip)
+
+
+class Examples(Dataset[dict[str, Any]]):
     """Endless examples by index."""
 
-    def __init__(self, banks: Banks, config: ExampleConfig, seed: int) -> None:
-        """Draw from ``banks``; equal (seed, index) give equal examples."""
-        self.banks, self.config, self.seed = banks, config, seed
+    def __init__(
+        self, banks: Banks, config: ExampleConfig, seed: int, parts: Sequence[Part] = ("noisy", "target")
+    ) -> None:
+        """Draw from ``banks``; equal (seed, index) give equal examples, of which ``parts`` are kept."""
+        self.banks, self.config, self.seed, self.parts = banks, config, seed, tuple(parts)
 
-    def __getitem__(self, index: int) -> Example:
-        return make_example(self.banks, self.config, np.random.default_rng([self.seed, index]))
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        crops = self.config.crops_per_clip
+        epoch, place = divmod(index, len(self.banks.speech) * crops)
+        clip = int(_order(len(self.banks.speech), self.seed, epoch)[place // crops])
+        rng = np.random.default_rng([self.seed, epoch, place])
+        if self.parts == ("clean",):
+            return {"index": index, "clean": make_clean(self.banks, self.config, rng, clip)}
+        example = make_example(self.banks, self.config, rng, clip)
+        return {"index": index, **{part: getattr(example, part) for part in self.parts}}
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The recordings in the order of an epoch."""
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
+
+
+def batch_indices(first: int, batch_size: int, rank: int, world_size: int, step: int) -> range:
+    """Examples of worker ``rank`` in step ``step`` after example ``first`` of the run.
+
+    The workers' batches of a step follow each other: together they are what one worker with all of their
+    examples would have.
+    """
+    start = first + (step * world_size + rank) * batch_size
+    return range(start, start + batch_size)
 
 
 def batches(
     examples: Examples,
     *,
     batch_size: int,
-    first_step: int,
-    last_step: int,
+    first: int,
+    steps: int,
     rank: int,
     world_size: int,
     workers: int,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches (noisy, target) for the steps ``first_step`` to ``last_step - 1`` of worker ``rank``.
+) -> Iterator[Batch]:
+    """Batches of worker ``rank`` for the next ``steps`` steps.
 
-    Step s of all workers together uses the examples ``s * batch_size * world_size`` and following,
-    whatever ran before: a resumed training sees what the uninterrupted one would have seen.
+    Args:
+        examples: where they come from.
+        batch_size: examples of this worker in a step.
+        first: how many examples the run has used so far, on all workers: a resumed training sees what the
+            uninterrupted one would have seen.
+        steps: how many batches.
+        rank: of this worker.
+        world_size: number of workers.
+        workers: processes that make examples; 0 makes them here.
     """
-    everyone = batch_size * world_size
     # Not a list: a million steps of a large batch would be gigabytes of numbers.
-    order = (
-        [step * everyone + rank * batch_size + i for i in range(batch_size)]
-        for step in range(first_step, last_step)
-    )
+    order = (batch_indices(first, batch_size, rank, world_size, step) for step in range(steps))
     loader = DataLoader(
         examples,
-        batch_sampler=order,
+        batch_sampler=order,  # type: ignore[arg-type]
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
@@ -206,10 +268,10 @@ def batches(
 
 
 def _record_speech(
-    banks: Banks, config: ExampleConfig, length: int, rng: np.random.Generator
+    clean: Waveform, banks: Banks, config: ExampleConfig, rng: np.random.Generator
 ) -> tuple[Waveform, Waveform]:
     """Speech with a peak of 1 as it reaches the microphone, and what the denoiser is to make of it."""
-    speech = target = _draw_speech(banks.speech, config, length, rng)
+    speech = target = clean
     if banks.rooms and rng.random() < config.room_probability:
         room = banks.rooms[int(rng.integers(len(banks.rooms)))]
         # No room takes this to a peak at which `add_room` changes the level.
@@ -228,11 +290,13 @@ def _record_speech(
     return speech / peak, target / peak
 
 
-def _draw_speech(bank: Bank, config: ExampleConfig, length: int, rng: np.random.Generator) -> Waveform:
+def _draw_speech(
+    bank: Recordings, config: ExampleConfig, length: int, rng: np.random.Generator, clip: int | None
+) -> Waveform:
     stretch = 1 + rng.uniform(-config.speed, config.speed) if config.speed else 1.0
     # The stretched crop is cut to a length that transforms fast.
     natural = length if stretch == 1 else fft.next_fast_len(int(length * stretch), real=True)
-    index = int(rng.integers(len(bank)))
+    index = int(rng.integers(len(bank))) if clip is None else clip
     speech = np.zeros(natural, np.float32)
     filled = _place(speech, 0, bank, index, rng)
     if config.join_clips:
@@ -243,7 +307,7 @@ def _draw_speech(bank: Bank, config: ExampleConfig, length: int, rng: np.random.
     return speech if natural == length else _stretch(speech, length)
 
 
-def _place(target: Waveform, at: int, bank: Bank, index: int, rng: np.random.Generator) -> int:
+def _place(target: Waveform, at: int, bank: Recordings, index: int, rng: np.random.Generator) -> int:
     """Write a clip, cropped at random to the room that is left, and say where it ends."""
     room = target.size - at
     if room <= 0:
@@ -255,7 +319,7 @@ def _place(target: Waveform, at: int, bank: Bank, index: int, rng: np.random.Gen
     return at + clip.size
 
 
-def _same_group(bank: Bank, index: int) -> list[int]:
+def _same_group(bank: Recordings, index: int) -> list[int]:
     group = bank.groups[index]
     if not group:
         return [index]
@@ -287,7 +351,7 @@ def _sum(waveforms: Sequence[Waveform]) -> Waveform:
     return np.asarray(np.sum(waveforms, axis=0), np.float32)
 
 
-def _loop(bank: Bank, length: int, rng: np.random.Generator) -> Waveform:
+def _loop(bank: Recordings, length: int, rng: np.random.Generator) -> Waveform:
     """A random crop of a random recording, repeated where it is shorter than ``length``."""
     index = int(rng.integers(len(bank)))
     room = max(0, bank.length(index) - length)

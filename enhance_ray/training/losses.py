@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.discriminators import RESOLUTIONS
+from enhance_ray.models.layers import Total, alone
 
 Scores = Mapping[str, Sequence[Tensor]]
 """What `models.discriminators.Discriminator` answers."""
@@ -46,6 +47,31 @@ class DenoiserLossConfig:
             raise ConfigError(
                 "resolutions", f"expected window lengths of at least 16, got {self.resolutions}"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderLossConfig:
+    """Weights of stage 1's losses. The defaults are the original's.
+
+    Raises:
+        ConfigError: a weight is negative.
+    """
+
+    mse: float = 1.0
+    """Weight of the squared difference of mels that the features stand for."""
+    stft: float = 1.0
+    """Weight of `stft_loss`: spectral convergence and log magnitudes."""
+    spectrum: float = 0.0
+    """Weight of `compressed_spectral_loss`, which hears quiet bins and, where a guide brings them, phases;
+    averaged over ``resolutions``."""
+    resolutions: tuple[int, ...] = (512, 2048)
+    """Window lengths in samples of that loss."""
+    complex_share: float = 0.1
+    """Share of the phase-aware part in that loss, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if min(self.mse, self.stft, self.spectrum) < 0 or not 0 <= self.complex_share <= 1:
+            raise ConfigError("loss", "weights must not be negative, complex_share within [0, 1]")
 
 
 def compressed_spectral_loss(
@@ -130,12 +156,19 @@ def discriminator_loss(fake: Scores, real: Scores) -> tuple[Float[Tensor, ""], d
 
 
 def stft_loss(
-    estimate: Float[Tensor, "batch time"], target: Float[Tensor, "batch time_of_target"]
+    estimate: Float[Tensor, "batch time"],
+    target: Float[Tensor, "batch time_of_target"],
+    total: Total = alone,
 ) -> dict[str, Float[Tensor, ""]]:
     """Spectral convergence ("sc") and distance of log magnitudes ("mag"), averaged over three resolutions.
 
     Yamamoto, Song and Kim 2020, "Parallel WaveGAN", arXiv:1910.11480, equations 4 to 6; norms over the
     batch as a whole, log(1 + x) in place of log x, and both cut to the shorter (spec 4.9).
+
+    Args:
+        estimate: what the net gave.
+        target: what it should have given.
+        total: adds up over workers: the norms are of the batch of all of them.
     """
     length = min(estimate.shape[-1], target.shape[-1])
     parts: dict[str, list[Tensor]] = {"sc": [], "mag": []}
@@ -151,6 +184,7 @@ def stft_loss(
             ).abs()
             for waveform in (estimate, target)
         )
-        parts["sc"].append((wanted - got).norm() / wanted.norm())
+        distance, norm = total((wanted - got).square().sum()), total(wanted.square().sum())
+        parts["sc"].append((distance / norm).sqrt())
         parts["mag"].append(F.l1_loss(got.log1p(), wanted.log1p()))
     return {name: torch.stack(values).mean() for name, values in parts.items()}

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from enhance_ray.models.denoiser import normalise_peak
 from enhance_ray.models.enhancer import EnhancerNet
-from enhance_ray.training.losses import DenoiserLossConfig, denoiser_loss, stft_loss
+from enhance_ray.models.layers import Total, alone
+from enhance_ray.training.losses import (
+    AutoencoderLossConfig,
+    DenoiserLossConfig,
+    compressed_spectral_loss,
+    denoiser_loss,
+    stft_loss,
+)
 
 
 class StepResult(NamedTuple):
@@ -57,37 +64,76 @@ class AutoencoderResult(NamedTuple):
     """Detached scalars on the device."""
     estimate: Tensor
     """The waveform made again, for the critics; not detached."""
+    latent: Tensor
+    """Detached."""
 
 
 def autoencoder_step(
     net: EnhancerNet,
     clean: Float[Tensor, "batch time"],
     vocoder_noise: Float[Tensor, "batch noise padded_frame"],
+    *,
+    guide: Float[Tensor, "batch time"] | None = None,
+    loss: AutoencoderLossConfig | None = None,
+    total: Total = alone,
 ) -> AutoencoderResult:
     """Stage 1: make ``clean`` speech again from the latent of its mel.
 
     Takes the statistics of the mel and of the latents into account, which is why it is no pure function.
+    Arguments as those of `autoencoder_loss`.
+    """
+    with torch.no_grad():
+        raw = net.mel(normalise_peak(clean))
+        # The original sees the input once as what it is conditioned by, before the statistics are updated.
+        net.latent_statistics.update(net.autoencoder.encode(net.normalizer(raw)), total)
+        net.normalizer.update(raw, total)
+    result = autoencoder_loss(net, clean, vocoder_noise, guide=guide, loss=loss, total=total)
+    net.latent_statistics.update(result.latent, total)
+    return result
+
+
+def autoencoder_loss(
+    net: EnhancerNet,
+    clean: Float[Tensor, "batch time"],
+    vocoder_noise: Float[Tensor, "batch noise padded_frame"],
+    *,
+    guide: Float[Tensor, "batch time"] | None = None,
+    loss: AutoencoderLossConfig | None = None,
+    total: Total = alone,
+) -> AutoencoderResult:
+    """How well ``clean`` speech is made again from the latent of its mel.
 
     Args:
-        net: of which autoencoder, vocoder and both normalizers learn.
+        net: of which autoencoder and vocoder learn.
         clean: speech at any level.
-        vocoder_noise: standard normal, ``padding`` frames longer than the mel.
+        vocoder_noise: standard normal, `EnhancerConfig.noise_padding` frames longer than the mel.
+        guide: for a source-filter vocoder, the same speech degraded and denoised; by default itself.
+        loss: weights; the original's by default.
+        total: adds up over workers.
     """
+    weights = loss or AutoencoderLossConfig()
     clean = normalise_peak(clean)
-    with torch.no_grad():
-        raw = net.mel(clean)
-        # The original sees the input once as what it is conditioned by, before the statistics are updated.
-        net.latent_statistics.update(net.autoencoder.encode(net.normalizer(raw)))
-        net.normalizer.update(raw)
-    mel = net.normalizer(raw)
+    mel = net.normalise(clean)
     latent = net.autoencoder.encode(mel)
-    net.latent_statistics.update(latent.detach())
     features = net.autoencoder.decode(latent)
-    parts = {"mse": F.mse_loss(net.autoencoder.reconstruct(features), mel)}
-    estimate = net.vocoder(features, vocoder_noise)
-    parts |= stft_loss(estimate, clean)
-    loss = torch.stack(list(parts.values())).sum()
-    return AutoencoderResult(loss, {name: value.detach() for name, value in parts.items()}, estimate)
+    parts = {"mse": weights.mse * F.mse_loss(net.autoencoder.reconstruct(features), mel)}
+    whole = features.shape[-1] * net.hop
+    # At a peak of 1, because a source-filter vocoder answers at its guide's level.
+    guide = clean if guide is None else normalise_peak(guide)
+    estimate = net.synthesise(features, guide[:, :whole], vocoder_noise)
+    if weights.stft:
+        parts |= {name: weights.stft * part for name, part in stft_loss(estimate, clean, total).items()}
+    if weights.spectrum:
+        by_resolution = [
+            compressed_spectral_loss(
+                estimate, clean[:, :whole], window_length=window, complex_share=weights.complex_share
+            )
+            for window in weights.resolutions
+        ]
+        parts["spectrum"] = weights.spectrum * torch.stack(by_resolution).mean()
+    whole_loss = torch.stack(list(parts.values())).sum()
+    metrics = {name: value.detach() for name, value in parts.items()}
+    return AutoencoderResult(whole_loss, metrics, estimate, latent.detach())
 
 
 class FlowDraws(NamedTuple):
@@ -111,6 +157,8 @@ def flow_step(
     distorted: Float[Tensor, "batch time"],
     clean: Float[Tensor, "batch time"],
     draws: FlowDraws,
+    *,
+    train_denoiser: bool = True,
 ) -> StepResult:
     """Stage 2: the flow learns to undo noise and distortion, the denoiser noise alone. Spec 4.2 and 6.6.
 
@@ -120,10 +168,12 @@ def flow_step(
         distorted: what the denoiser should give.
         clean: what the flow should give.
         draws: random numbers.
+        train_denoiser: off, the denoiser stays what it is, and ``distorted`` is not looked at.
     """
     noisy, distorted, clean = (normalise_peak(part) for part in (noisy, distorted, clean))
-    denoised = net.denoiser(noisy)
-    parts = {"denoiser_l1": F.l1_loss(denoised, distorted)}
+    with torch.set_grad_enabled(train_denoiser and torch.is_grad_enabled()):
+        denoised = net.denoiser(noisy)
+    parts = {"denoiser_l1": F.l1_loss(denoised, distorted)} if train_denoiser else {}
     with torch.no_grad():
         mel = net.normalise(noisy)
         strength = draws.strength[:, None, None]

@@ -1,4 +1,4 @@
-"""How well a denoiser does on speakers, noises and rooms that it never learned from."""
+"""How well a model does on speakers, noises and rooms that it never learned from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import nn
 
 from enhance_ray import metrics
 from enhance_ray.options import MODEL_RATE
+from enhance_ray.training.context import TrainContext
 from enhance_ray.training.examples import Banks, ExampleConfig, make_example
-from enhance_ray.training.losses import DenoiserLossConfig
-from enhance_ray.training.stages import denoiser_step
+from enhance_ray.training.tasks import Task
 
 _SEED = 20_240_229
 """Of the validation set: its own, so that runs with other seeds are compared on the same examples."""
@@ -24,53 +23,58 @@ class Picture(NamedTuple):
     """One validation example to look at and listen to."""
 
     noisy: Float32[np.ndarray, " time"]
-    denoised: Float32[np.ndarray, " time"]
+    estimate: Float32[np.ndarray, " time"]
     target: Float32[np.ndarray, " time"]
 
 
 class Validator:
-    """A fixed set of mixtures and the scores of a denoiser on them."""
+    """A fixed set of mixtures and the scores of a model on them; workers share the work."""
 
     def __init__(
-        self,
-        banks: Banks,
-        examples: ExampleConfig,
-        loss: DenoiserLossConfig,
-        count: int,
-        seconds: float,
-        pictures: int = 2,
+        self, banks: Banks, examples: ExampleConfig, count: int, seconds: float, pictures: int = 2
     ) -> None:
         """Draw ``count`` examples of ``seconds`` that all hold speech, as in training otherwise."""
-        config = dataclasses.replace(examples, crop_seconds=seconds, silence_probability=0)
-        self.examples = [make_example(banks, config, np.random.default_rng([_SEED, i])) for i in range(count)]
-        self.loss = loss
-        self.pictures = pictures
-        self._before: dict[str, float] | None = None
+        self.banks, self.count, self.pictures = banks, count, pictures
+        self.config = dataclasses.replace(examples, crop_seconds=seconds, silence_probability=0)
 
-    def run(self, denoiser: nn.Module, device: torch.device) -> tuple[dict[str, float], list[Picture]]:
-        """Mean loss, and mean gain of every metric over the unprocessed mixture.
+    def run(self, task: Task, context: TrainContext) -> tuple[dict[str, float], list[Picture]]:
+        """Mean loss, mean scores, and mean gains of the scores over the unprocessed mixture.
 
-        Scores are SI-SDR (dB), PESQ-WB and ESTOI of the denoised sound, plain and as
-        ``gain_...`` over the input.
+        Scores are SI-SDR (dB), PESQ-WB, ESTOI and LSD of what the model gives, plain and as ``gain_...`` over
+        the mixture. The pictures are those of this worker: on the first, the first of the set.
         """
-        losses: list[float] = []
-        scores: list[dict[str, float]] = []
+        mine = range(context.rank, self.count, context.world_size)
+        rows: list[dict[str, float]] = []
         pictures: list[Picture] = []
-        for example in self.examples:
-            noisy, target = (torch.from_numpy(part)[None].to(device) for part in example)
+        for index in mine:
+            example = make_example(self.banks, self.config, np.random.default_rng([_SEED, index]))
+            batch = {
+                part: torch.from_numpy(waveform)[None].to(context.device)
+                for part, waveform in example._asdict().items()
+            }
+            batch["index"] = torch.tensor([index])
             with torch.inference_mode():
-                result = denoiser_step(denoiser, noisy, target, self.loss)
-            losses.append(float(result.loss))
-            denoised = result.estimate[0].float().cpu().numpy()
-            scores.append(_score(denoised, example.target))
+                heard = task.listen(batch)
+            estimate, reference = (part.float().cpu().numpy() for part in (heard.estimate, heard.reference))
+            after, before = _score(estimate, reference), _score(example.noisy[: len(reference)], reference)
+            gains = {f"gain_{name}": after[name] - before[name] for name in after}
+            rows.append({"loss": heard.loss, **after, **gains})
             if len(pictures) < self.pictures:
-                peak = float(np.abs(example.noisy).max())
-                pictures.append(Picture(example.noisy, denoised * peak, example.target))
-        after = _means(scores)
-        if self._before is None:
-            self._before = _means([_score(noisy, target) for noisy, target in self.examples])
-        gains = {f"gain_{name}": after[name] - self._before[name] for name in after}
-        return {"loss": float(np.mean(losses)), **after, **gains}, pictures
+                pictures.append(Picture(example.noisy, _at_level(estimate, reference), reference))
+        # In the order of the set, so that sums do not depend on who did what.
+        shares = context.gather(rows)
+        ordered = [shares[i % context.world_size][i // context.world_size] for i in range(self.count)]
+        return _means(ordered), pictures
+
+
+def _at_level(
+    estimate: Float32[np.ndarray, " time"], reference: Float32[np.ndarray, " time"]
+) -> Float32[np.ndarray, " time"]:
+    """``estimate`` with the power of ``reference``: a model may answer at another level than the corpus'."""
+    power = float(np.square(estimate, dtype=np.float64).sum())
+    wanted = float(np.square(reference, dtype=np.float64).sum())
+    scaled: Float32[np.ndarray, " time"] = estimate * np.float32(np.sqrt(wanted / max(power, 1e-12)))
+    return scaled
 
 
 def _score(
@@ -80,6 +84,7 @@ def _score(
         "si_sdr": metrics.si_sdr(estimate, reference),
         "pesq": metrics.pesq_wb(estimate, reference, MODEL_RATE),
         "estoi": metrics.estoi(estimate, reference, MODEL_RATE),
+        "lsd": metrics.lsd(_at_level(estimate, reference), reference, MODEL_RATE),
     }
 
 

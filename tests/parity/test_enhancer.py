@@ -372,7 +372,7 @@ def test_every_stage_of_the_chain_is_the_originals(name):
     fixture.check("z0", net.autoencoder.encode(mel))
     start = net.start(mel, fixture.noise(0), hyper["tau"])
     fixture.check("psi0", start)
-    conditioning = net.conditioning(noisy, mel, hyper["lambd"])
+    conditioning = net.conditioning(net.denoised(noisy), mel, hyper["lambd"])
     end = net.flow.sample(start, conditioning, solver=hyper["solver"], nfe=hyper["nfe"])
     fixture.check("psi1", end)
     fixture.check("decoded", net.autoencoder.decode(end / net.config.latent_scale))

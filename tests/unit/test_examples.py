@@ -46,41 +46,67 @@ def banks(corpus):
 
 
 def test_an_example_depends_on_seed_and_index_alone(banks):
-    one, two = Examples(banks, CONFIG, seed=3), Examples(banks, CONFIG, seed=3)
+    parts = ("noisy", "target", "clean")
+    one, two = (Examples(banks, CONFIG, seed=3, parts=parts) for _ in range(2))
     two[5]  # what was drawn before leaves no trace
-    for got, expected in zip(one[7], two[7], strict=True):
-        np.testing.assert_array_equal(got, expected)
-    assert not np.array_equal(one[7].noisy, one[8].noisy)
-    assert not np.array_equal(one[7].noisy, Examples(banks, CONFIG, seed=4)[7].noisy)
+    for name in ("index", *parts):
+        np.testing.assert_array_equal(one[7][name], two[7][name])
+    assert not np.array_equal(one[7]["noisy"], one[8]["noisy"])
+    assert not np.array_equal(one[7]["noisy"], Examples(banks, CONFIG, seed=4)[7]["noisy"])
+
+
+def test_an_epoch_uses_every_recording_as_often_as_asked_and_the_next_in_another_order(banks):
+    """A tone's pitch tells which recording a crop came from."""
+    config = ExampleConfig(crop_seconds=0.5, crops_per_clip=2, silence_probability=0)
+    examples = Examples(banks, config, seed=0, parts=("clean",))
+    count = len(banks.speech)
+
+    def pitches(epoch):
+        crops = [examples[epoch * 2 * count + i]["clean"] for i in range(2 * count)]
+        return [int(np.argmax(np.abs(np.fft.rfft(crop)))) for crop in crops]
+
+    first, second = pitches(0), pitches(1)
+    assert first[::2] == first[1::2]
+    assert len(set(first)) == count
+    assert sorted(first) == sorted(second) and first != second
+
+
+def test_clean_is_what_the_target_was_before_anything_happened_to_it(banks):
+    plain = ExampleConfig(crop_seconds=0.5, distort_probability=0, silence_probability=0, snr_db=(60, 60))
+    example = make_example(banks, plain, np.random.default_rng(0))
+    scale = np.abs(example.target).max() / np.abs(example.clean).max()
+    np.testing.assert_allclose(example.clean * scale, example.target, atol=1e-6)
+
+
+def stream(examples, **settings):
+    defaults = {"batch_size": 2, "first": 0, "steps": 2, "rank": 0, "world_size": 1, "workers": 0}
+    return list(batches(examples, **{**defaults, **settings}))
 
 
 def test_workers_and_restarts_do_not_change_the_batches(banks):
-    def stream(workers, first_step):
-        settings = {"batch_size": 2, "last_step": 4, "rank": 0, "world_size": 1}
-        return list(
-            batches(Examples(banks, CONFIG, seed=0), first_step=first_step, workers=workers, **settings)
-        )
-
-    whole, resumed, by_worker = stream(0, 0), stream(0, 2), stream(1, 0)
+    examples = Examples(banks, CONFIG, seed=0)
+    whole = stream(examples, steps=4)
+    resumed = stream(examples, steps=2, first=4)
+    by_worker = stream(examples, steps=4, workers=1)
     for expected, got in [*zip(whole, by_worker, strict=True), *zip(whole[2:], resumed, strict=True)]:
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 def test_two_workers_of_a_run_share_the_examples_of_one(banks):
     examples = Examples(banks, CONFIG, seed=0)
-    settings = {"first_step": 0, "last_step": 2, "workers": 0}
-    alone = list(batches(examples, batch_size=4, rank=0, world_size=1, **settings))
-    shares = [list(batches(examples, batch_size=2, rank=r, world_size=2, **settings)) for r in (0, 1)]
+    alone = stream(examples, batch_size=4)
+    shares = [stream(examples, rank=rank, world_size=2) for rank in (0, 1)]
     for step in range(2):
-        together = [torch.cat(pair) for pair in zip(shares[0][step], shares[1][step], strict=True)]
-        torch.testing.assert_close(together, list(alone[step]), rtol=0, atol=0)
+        for part in ("index", "noisy", "target"):
+            together = torch.cat([share[step][part] for share in shares])
+            torch.testing.assert_close(together, alone[step][part], rtol=0, atol=0)
 
 
 def test_what_is_not_target_is_noise_at_the_snr_that_was_drawn(banks):
     """The original's share of 0.8 is 12 dB over all, in whatever level the mixture has."""
     quiet = ExampleConfig(crop_seconds=0.5, share=(0.8, 0.8), silence_probability=0, distort_probability=0)
     for index in range(10):
-        noisy, target = make_example(banks, quiet, np.random.default_rng(index))
+        noisy, target, _ = make_example(banks, quiet, np.random.default_rng(index))
         noise = noisy - target
         assert 10 * np.log10(np.sum(target**2) / np.sum(noise**2)) == pytest.approx(12.04, abs=0.1)
         assert np.abs(noisy).max() <= 1
@@ -103,7 +129,7 @@ def test_the_compact_recipe_makes_finite_examples_of_full_length(banks):
         max_noises=3,
     )
     for index in range(20):
-        noisy, target = make_example(banks, config, np.random.default_rng(index))
+        noisy, target, _ = make_example(banks, config, np.random.default_rng(index))
         assert noisy.shape == target.shape == (22_050,)
         assert noisy.dtype == target.dtype == np.float32
         assert np.isfinite(noisy).all() and np.isfinite(target).all()
@@ -115,9 +141,9 @@ def test_a_shorter_room_is_the_target_where_asked(banks):
     kept = ExampleConfig(crop_seconds=0.5, **settings)
     damped = ExampleConfig(crop_seconds=0.5, room_tail=0.005, **settings)
     for index in range(5):
-        noisy, target = make_example(banks, kept, np.random.default_rng(index))
+        noisy, target, _ = make_example(banks, kept, np.random.default_rng(index))
         np.testing.assert_allclose(noisy, target, atol=1e-3)
-        same_noisy, dry = make_example(banks, damped, np.random.default_rng(index))
+        same_noisy, dry, _ = make_example(banks, damped, np.random.default_rng(index))
         np.testing.assert_allclose(same_noisy, noisy, atol=1e-6)
         echo = np.zeros_like(dry)
         echo[956:] = 0.4 * dry[:-956]
@@ -208,6 +234,6 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_the_longest_run_starts_at_once(banks):
     """Its order of examples is made as it goes: all of it at once would not fit in memory."""
-    settings = {"batch_size": 1, "first_step": 0, "last_step": 10**12, "rank": 0, "world_size": 1}
-    noisy, _ = next(batches(Examples(banks, CONFIG, seed=0), workers=0, **settings))
-    assert noisy.shape == (1, 22_050)
+    settings = {"batch_size": 1, "first": 0, "steps": 10**12, "rank": 0, "world_size": 1, "workers": 0}
+    batch = next(batches(Examples(banks, CONFIG, seed=0), **settings))
+    assert batch["noisy"].shape == (1, 22_050)

@@ -14,6 +14,7 @@ from enhance_ray.errors import ConfigError, TrainingDivergedError
 from enhance_ray.options import MODEL_RATE
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME, LocalContext
+from enhance_ray.training.examples import load_banks
 from enhance_ray.training.loop import OptimizerConfig, TrainConfig
 
 
@@ -51,6 +52,19 @@ def train(settings, folder):
     return loop.run(settings, LocalContext(folder, device=torch.device("cpu")))
 
 
+def trainer_in(folder, settings):
+    return loop.Trainer(
+        settings,
+        LocalContext(folder, device=torch.device("cpu")),
+        load_banks(settings.corpus, "train"),
+    )
+
+
+def noise_batch(generator=None):
+    noisy, target = (torch.randn(2, 8820, generator=generator) for _ in range(2))
+    return {"index": torch.arange(2), "noisy": noisy, "target": target}
+
+
 def losses(folder):
     lines = map(json.loads, (folder / METRICS_NAME).read_text().splitlines())
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
@@ -65,10 +79,10 @@ def test_a_killed_training_goes_on_to_the_same_numbers(settings, tmp_path, monke
 
     step = loop.Trainer.step
 
-    def step_until_killed(trainer, *batch):
+    def step_until_killed(trainer, batch):
         if trainer.steps_done == 7:
             raise Killed
-        return step(trainer, *batch)
+        return step(trainer, batch)
 
     monkeypatch.setattr(loop.Trainer, "step", step_until_killed)
     with pytest.raises(Killed):
@@ -116,8 +130,9 @@ def test_a_run_folder_of_another_model_is_refused(settings, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(settings, tmp_path, monkeypatch):
     step = loop.Trainer.step
 
-    def broken_step(trainer, noisy, target):
-        return step(trainer, noisy * (math.nan if trainer.steps_done == 5 else 1), target)
+    def broken_step(trainer, batch):
+        factor = math.nan if trainer.steps_done == 5 else 1
+        return step(trainer, {**batch, "noisy": factor * batch["noisy"]})
 
     monkeypatch.setattr(loop.Trainer, "step", broken_step)
     with pytest.raises(TrainingDivergedError, match="step 6"):
@@ -136,32 +151,30 @@ def test_learning_rate_is_the_originals():
 
 
 def test_what_is_saved_is_the_moving_average(settings, tmp_path):
-    trainer = loop.Trainer(settings, LocalContext(tmp_path, device=torch.device("cpu")))
-    expected = {key: value.clone() for key, value in trainer.denoiser.state_dict().items()}
+    trainer = trainer_in(tmp_path, settings)
+    expected = {key: value.clone() for key, value in trainer.net.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
     for done in range(5):
-        trainer.step(torch.randn(2, 8820, generator=generator), torch.randn(2, 8820, generator=generator))
+        trainer.step(noise_batch(generator))
         decay = min(0.9, (1 + done) / (10 + done))
-        current = trainer.denoiser.state_dict()
+        current = trainer.net.state_dict()
         expected = {key: decay * expected[key] + (1 - decay) * current[key] for key in expected}
     trainer.save(tmp_path / "model")
     torch.testing.assert_close(checkpoint.load(tmp_path / "model").denoiser.state_dict(), expected)
 
 
-def test_fine_tuning_starts_with_the_weights_of_a_model(settings, tmp_path):
+def test_fine_tuning_starts_with_the_weights_and_sizes_of_a_model(settings, tmp_path):
     train(settings, tmp_path / "first")
     model = tmp_path / "first" / "checkpoints" / "step_00000012"
-    tuned = dataclasses.replace(settings, init_from=str(model), seed=1)
-    trainer = loop.Trainer(tuned, LocalContext(tmp_path / "second", device=torch.device("cpu")))
+    other_sizes = dataclasses.replace(settings.model, hidden=8)
+    tuned = dataclasses.replace(settings, init_from=str(tmp_path / "first"), seed=1, model=other_sizes)
+    trainer = trainer_in(tmp_path / "second", tuned)
     torch.testing.assert_close(
-        trainer.denoiser.state_dict(), checkpoint.load(model).denoiser.state_dict(), rtol=0, atol=0
+        trainer.net.state_dict(), checkpoint.load(model).denoiser.state_dict(), rtol=0, atol=0
     )
-    before = trainer.denoiser.net.input_proj.weight.detach().clone()
-    trainer.step(torch.randn(2, 8820), torch.randn(2, 8820))
-    assert not torch.equal(trainer.denoiser.net.input_proj.weight, before)
-    other = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, hidden=8))
-    with pytest.raises(ConfigError, match="init_from"):
-        loop.Trainer(other, LocalContext(tmp_path / "third", device=torch.device("cpu")))
+    before = trainer.net.net.input_proj.weight.detach().clone()
+    trainer.step(noise_batch())
+    assert not torch.equal(trainer.net.net.input_proj.weight, before)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""A vocoder that filters what is there: the compact models' alternative to UnivNet.
+
+    features, mel of the guide -> net -> three gains per band and frame
+    guide (what came in, denoised) ──── spectrum ──────────────── x gain ─┐
+    rectified guide ─────────────────── spectrum, whitened ────── x gain ─┼─> inverse STFT -> waveform
+    noise ───────────────────────────── spectrum ──────────────── x gain ─┘
+
+A vocoder that makes every phase anew has to be trained for weeks. Most of a recording's phase is fine,
+though: here the guide brings it, and the net says how loud each part is to be, which it learns in an hour.
+What the guide lacks comes from two sources. Rectifying a voiced sound repeats its harmonics up to any
+frequency, in step with its pitch (Makhoul and Berouti 1979, "High-frequency regeneration in speech coding
+systems"); the rest is shaped noise, as in Engel et al. 2020, "DDSP", arXiv:2001.04643.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from enhance_ray.dsp.stft import istft, stft
+from enhance_ray.errors import ConfigError
+from enhance_ray.models.autoencoder import ResidualBlock
+from enhance_ray.models.denoiser import band_matrices
+from enhance_ray.models.layers import Conv1d
+
+_SOURCES = 3
+_ENVELOPE_BANDS = 32
+"""Bands in which the rectified guide is whitened: wider than a harmonic's distance where it matters."""
+_ENVELOPE_FLOOR = 1e-3
+"""Magnitude below which a source counts as silent, where white noise of the guide's peak has 1."""
+_LOUDEST = 3.0
+"""Largest logarithm of a gain: 26 dB."""
+_QUIET = -5.0
+"""Logarithm of the made sources' gains in a net that has learned nothing: -43 dB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFilterConfig:
+    """Sizes of the source-filter vocoder.
+
+    Raises:
+        ConfigError: a size is out of its range.
+    """
+
+    n_fft: int = 1680
+    """Window and transform length in samples."""
+    hop: int = 420
+    """Samples a frame."""
+    bands: int = 192
+    """Bands that have a gain each; the lower half are single bins."""
+    hidden: int = 256
+    """Channels inside."""
+    blocks: int = 2
+    """Residual blocks."""
+    groups: int = 16
+    """Groups of the norms."""
+
+    def __post_init__(self) -> None:
+        if self.hop * 2 > self.n_fft or self.n_fft % 2 or self.hop < 1:
+            raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
+        if not _ENVELOPE_BANDS <= self.bands < self.n_fft // 2 + 1:
+            raise ConfigError("bands", f"must be within [{_ENVELOPE_BANDS}, n_fft / 2], got {self.bands}")
+        if self.blocks < 0 or self.hidden < 1 or self.groups < 1 or self.hidden % self.groups:
+            raise ConfigError("hidden", f"must be a positive multiple of groups, got {self.hidden}")
+
+
+class SourceFilterVocoder(nn.Module):
+    """Features (batch, feature, frame), a guide and noise to a waveform."""
+
+    def __init__(self, features: int, mels: int, config: SourceFilterConfig) -> None:
+        """Build for ``features`` channels and guides with mels of ``mels`` bands; it starts as the guide."""
+        super().__init__()
+        self.config = config
+        self.net = nn.Sequential(
+            Conv1d(features + mels, config.hidden, 3),
+            *(ResidualBlock(config.hidden, config.groups) for _ in range(config.blocks)),
+            nn.GELU(),
+            Conv1d(config.hidden, _SOURCES * config.bands, 1, precise=True),
+        )
+        last = self.net[-1]
+        assert isinstance(last, Conv1d) and last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        bins = config.n_fft // 2 + 1
+        with torch.device("cpu"):  # also in a net that is built without memory
+            _, spread = band_matrices(bins, config.bands)
+            merge_wide, spread_wide = band_matrices(bins, _ENVELOPE_BANDS)
+        self.register_buffer("spread", spread, persistent=False)  # follow from the config
+        self.register_buffer("smooth", spread_wide @ merge_wide, persistent=False)
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch feature frame"],
+        guide: Float[Tensor, "batch time"],
+        guide_mel: Float[Tensor, "batch mel frame"],
+        noise: Float[Tensor, "batch hop frame"],
+    ) -> Float[Tensor, "batch time"]:
+        """Waveform of ``hop`` samples a frame, at the level that ``features`` stand for.
+
+        Args:
+            features: of the autoencoder's decoder.
+            guide: ``frame * hop`` samples with a peak of about 1, whose phase and harmonics are used.
+            guide_mel: its normalised mel.
+            noise: standard normal, a frame's samples in a column.
+        """
+        gains = self.net(torch.cat([features, guide_mel.to(features)], dim=1)).float()
+        # In float32, training included: products in bfloat16 would be heard.
+        with torch.autocast(guide.device.type, enabled=False):
+            # A step in gain from one band to the next would ring; between their centres it is a line in dB.
+            gains = torch.einsum("fk,bskt->bsft", self.spread, gains.unflatten(1, (_SOURCES, -1)))
+            quiet = gains.new_tensor([0.0, _QUIET, _QUIET])[:, None, None]
+            gains = (gains + quiet).clamp(max=_LOUDEST).exp() * self._white_magnitude
+            # As pairs of real numbers: products of real and complex tensors would make all complex first.
+            parts = zip(gains.unbind(1), self.sources(guide, noise), strict=True)
+            first, second, third = (gain[..., None] * torch.view_as_real(source) for gain, source in parts)
+            spectrum = torch.view_as_complex(first + second + third)
+        return istft(
+            spectrum,
+            n_fft=self.config.n_fft,
+            hop=self.config.hop,
+            length=guide.shape[-1],
+        )
+
+    def sources(
+        self, guide: Float[Tensor, "batch time"], noise: Float[Tensor, "batch hop frame"]
+    ) -> list[Complex[Tensor, "batch freq frame"]]:
+        """Spectra of the guide, of its rectified self with a flat envelope, and of the noise.
+
+        They are scaled so that white noise of power 1 has a mean square of 1 in every bin.
+        """
+        rectified = guide.abs()
+        made = self._spectrum(rectified)
+        power = made.real.square() + made.imag.square()
+        envelope = torch.einsum("fk,bkt->bft", self.smooth, power).clamp_min(0)
+        white = made / (envelope.sqrt() + _ENVELOPE_FLOOR)
+        return [self._spectrum(guide), white, self._spectrum(noise.transpose(1, 2).flatten(1).to(guide))]
+
+    @property
+    def _white_magnitude(self) -> float:
+        """Root mean square magnitude of white noise of power 1 in a transform with a Hann window."""
+        return math.sqrt(0.375 * self.config.n_fft)
+
+    def _spectrum(self, waveform: Float[Tensor, "batch time"]) -> Complex[Tensor, "batch freq frame"]:
+        return stft(waveform, n_fft=self.config.n_fft, hop=self.config.hop) / self._white_magnitude

@@ -1,0 +1,38 @@
+"""The random numbers of training steps: functions of (seed, example), whatever batch or worker has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from enhance_ray.training.stages import FlowDraws
+
+_VOCODER, _FLOW = 101, 102
+"""Set the streams apart from each other and from those of `examples`."""
+
+
+def vocoder_noise(
+    seed: int, indices: Sequence[int], channels: int, frames: int
+) -> Float[Tensor, "batch channel frame"]:
+    """Standard normal noise for the vocoder, a row for each example."""
+    rows = [_rng(seed, _VOCODER, i).standard_normal((channels, frames), np.float32) for i in indices]
+    return torch.from_numpy(np.stack(rows))
+
+
+def flow_draws(seed: int, indices: Sequence[int], latent: int, frames: int) -> FlowDraws:
+    """The draws of stage 2 (spec 4.2, 4.5), a row for each example."""
+    rows = []
+    for index in indices:
+        rng = _rng(seed, _FLOW, index)
+        strength, temperature, time = rng.beta(0.2, 0.2), rng.random(), rng.random()
+        normal = rng.standard_normal((2, latent, frames), np.float32)
+        rows.append((np.float32(strength), np.float32(temperature), normal[0], np.float32(time), normal[1]))
+    return FlowDraws(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+
+
+def _rng(seed: int, stream: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, stream, index])

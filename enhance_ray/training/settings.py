@@ -1,0 +1,108 @@
+"""What a training run is: the schema of the files in `configs/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from enhance_ray.errors import ConfigError
+from enhance_ray.models.denoiser import DenoiserConfig
+from enhance_ray.models.discriminators import DiscriminatorConfig
+from enhance_ray.models.enhancer import EnhancerConfig
+from enhance_ray.training.examples import CorpusConfig, ExampleConfig
+from enhance_ray.training.learner import OptimizerConfig
+from enhance_ray.training.losses import AutoencoderLossConfig, DenoiserLossConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderStageConfig:
+    """What stage 1 alone needs. The defaults are the original's."""
+
+    loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
+    gan_start: int | None = 5000
+    """Step from which the critics take part; None leaves them out."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """Sizes of the critics."""
+
+    def __post_init__(self) -> None:
+        if self.gan_start is not None and self.gan_start < 0:
+            raise ConfigError("gan_start", f"must not be negative, got {self.gan_start}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowStageConfig:
+    """What stage 2 alone needs. The defaults are the original's, but for the latents' scale."""
+
+    autoencoder_from: str | None = None
+    """Stage 1: its checkpoint, or its run folder for the newest one. Needed unless `init_from` is given."""
+    latent_scale: float | None = None
+    """Factor for the latents; by default measured, so that they have a standard deviation of 1."""
+    train_denoiser: bool = True
+    """Whether the denoiser goes on learning beside the flow."""
+    validation_nfe: int = 16
+    """Evaluations of the velocity field for each validation example."""
+
+    def __post_init__(self) -> None:
+        if self.latent_scale is not None and self.latent_scale <= 0:
+            raise ConfigError("latent_scale", f"must be positive, got {self.latent_scale}")
+        if self.validation_nfe < 2:
+            raise ConfigError("validation_nfe", f"must be at least 2, got {self.validation_nfe}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    stage: Literal["denoiser", "autoencoder", "flow"] = "denoiser"
+    """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow."""
+    name: str = "denoiser"
+    """Name of the model, for its config.yaml and reports."""
+    seed: int = 0
+    """Decides the initial weights and every example."""
+    batch_size: int = 32
+    """Examples per worker and step."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of the convolutions; weights, gradients' sums and the loss are float32 in any case."""
+    model: DenoiserConfig = field(default_factory=DenoiserConfig)
+    """Sizes of the denoiser."""
+    enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
+    """Sizes of the rest, for stages 1 and 2."""
+    init_from: str | None = None
+    """Model whose weights a new run starts with, for fine-tuning: a model folder, "default", a run folder of
+    the original or hf://. Sizes are then the model's own, and what `model` and `enhancer` say does not
+    count."""
+    denoiser_from: str | None = None
+    """Model whose denoiser stages 1 and 2 start with; without it that of stage 1, or a new one."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    examples: ExampleConfig = field(default_factory=ExampleConfig)
+    loss: DenoiserLossConfig = field(default_factory=DenoiserLossConfig)
+    """Of the denoiser's stage."""
+    autoencoder: AutoencoderStageConfig = field(default_factory=AutoencoderStageConfig)
+    flow: FlowStageConfig = field(default_factory=FlowStageConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Of what learns; the critics have one of their own with the same settings."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    validate_every: int = 5000
+    """Steps between validations."""
+    checkpoint_every: int = 5000
+    """Steps between checkpoints; there is one at the end, too."""
+    validation_examples: int = 32
+    """Size of the validation set, which is the same every time."""
+    validation_seconds: float = 5.0
+    """Length of a validation example."""
+    workers: int = 1
+    """Processes that make examples; 0 makes them in the training process. On a cluster Ray Data decides."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "log_every", "validate_every", "checkpoint_every", "validation_examples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ConfigError("workers", f"must not be negative, got {self.workers}")
+        if self.stage == "flow" and self.init_from is None and self.flow.autoencoder_from is None:
+            raise ConfigError("flow: autoencoder_from", "stage 2 needs a stage 1 to build on, or init_from")

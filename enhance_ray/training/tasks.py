@@ -1,0 +1,398 @@
+"""The stages of training: which networks, what of them learns, one update, and what it sounds like.
+
+    denoiser       the denoiser alone
+    autoencoder    stage 1: autoencoder and vocoder, with critics from some step on
+    flow           stage 2: the flow, and if wanted the denoiser, on a frozen stage 1
+
+A task owns networks and learners; the loop owns time, the moving average and checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from enhance_ray import checkpoint, resemble
+from enhance_ray.checkpoint import Model, ModelConfig
+from enhance_ray.errors import CheckpointError, ConfigError
+from enhance_ray.models.denoiser import Denoiser, normalise_peak
+from enhance_ray.models.discriminators import Discriminator
+from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
+from enhance_ray.models.layers import Total
+from enhance_ray.options import EnhanceOptions
+from enhance_ray.training.context import TrainContext
+from enhance_ray.training.draws import flow_draws, vocoder_noise
+from enhance_ray.training.examples import Banks, Batch, Part, make_clean
+from enhance_ray.training.learner import Learner
+from enhance_ray.training.losses import AutoencoderLossConfig, discriminator_loss, generator_loss
+from enhance_ray.training.settings import TrainConfig
+from enhance_ray.training.stages import (
+    AutoencoderResult,
+    FlowDraws,
+    StepResult,
+    autoencoder_loss,
+    autoencoder_step,
+    denoiser_step,
+    flow_step,
+)
+
+logger = logging.getLogger(__name__)
+
+_SCALE_SAMPLES = 16
+
+
+class Heard(NamedTuple):
+    """One validation example after the model."""
+
+    loss: float
+    estimate: Float[Tensor, " time"]
+    reference: Float[Tensor, " time"]
+    """What it should be, as long and at whatever level."""
+
+
+class Task(Protocol):
+    """A stage on one worker."""
+
+    model_config: ModelConfig
+    parts: tuple[Part, ...]
+    """Of the examples."""
+
+    @property
+    def net(self) -> nn.Module:
+        """What is averaged, validated and saved."""
+        ...
+
+    @property
+    def learners(self) -> Mapping[str, Learner]:
+        """Among them "generator", whose steps are the run's."""
+        ...
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step on a batch that is on the device; named numbers, still there."""
+        ...
+
+    def listen(self, batch: Batch) -> Heard:
+        """What ``net`` makes of a batch of one."""
+        ...
+
+    def others(self) -> dict[str, nn.Module]:
+        """Networks that learn and are no part of the model: kept in the training state."""
+        ...
+
+
+def build(config: TrainConfig, context: TrainContext, banks: Banks) -> Task:
+    """The task of ``config.stage``, with its initial weights.
+
+    Raises:
+        ConfigError: a model that it is to start with has other sizes, or lacks what is needed.
+        CheckpointError: such a model cannot be read.
+    """
+    torch.manual_seed(config.seed)
+    if config.stage == "denoiser":
+        return DenoiserTask(config, context)
+    if config.stage == "autoencoder":
+        return AutoencoderTask(config, context)
+    return FlowTask(config, context, banks)
+
+
+class DenoiserTask:
+    """The denoiser learns to give speech without noise."""
+
+    parts: tuple[Part, ...] = ("noisy", "target")
+
+    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+        """Build, on the context's device."""
+        self.config = config
+        net = _start_denoiser(config)
+        self.model_config = ModelConfig(name=config.name, denoiser=net.config)
+        self.net: Denoiser = net.to(context.device)
+        # The faster layout for narrow convolutions, on CPU and GPU alike.
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.wrapped = context.wrap(self.net)
+        self.learners = {"generator": Learner(self.net.parameters(), config.optimizer, context.device)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Spec 3.3."""
+        result = denoiser_step(self.wrapped, batch["noisy"], batch["target"], self.config.loss)
+        norm = self.learners["generator"].step(result.loss)
+        return {**result.metrics, "loss": result.loss.detach(), "gradient_norm": norm}
+
+    def listen(self, batch: Batch) -> Heard:
+        """The denoised speech, at the level it has in the mixture."""
+        result = denoiser_step(self.net, batch["noisy"], batch["target"], self.config.loss)
+        level = batch["noisy"].abs().amax()
+        return Heard(float(result.loss), result.estimate[0] * level, batch["target"][0])
+
+    def others(self) -> dict[str, nn.Module]:
+        """None."""
+        return {}
+
+
+class AutoencoderTask:
+    """Stage 1: autoencoder and vocoder learn to give speech again, critics to tell it from the real one."""
+
+    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+        """Build, on the context's device."""
+        self.config = config
+        self.net = net = _start_enhancer(config, "autoencoder").to(context.device)
+        self.model_config = _describe(config, net, "autoencoder")
+        # A source-filter vocoder shapes what came in; the original's sees clean speech alone.
+        self.guided = net.config.source_filter is not None
+        self.parts: tuple[Part, ...] = ("noisy", "clean") if self.guided else ("clean",)
+        net.requires_grad_(False)
+        for part in (net.autoencoder, net.vocoder):
+            part.requires_grad_(True)
+        self.step = context.wrap(_AutoencoderStep(net, config.autoencoder.loss, context.total))
+        self.learners = {"generator": Learner(net.parameters(), config.optimizer, context.device)}
+        self.critics: Discriminator | None = None
+        if config.autoencoder.gan_start is not None:
+            self.critics = _start_critics(config).to(context.device)
+            self.wrapped_critics = context.wrap(self.critics)
+            self.learners["critics"] = Learner(self.critics.parameters(), config.optimizer, context.device)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Spec 6.6 and 6.8: the generator's step, then the critics' on what it gave."""
+        result: AutoencoderResult = self.step(batch["clean"], self._noise(batch), self._guide(batch))
+        loss, metrics = result.loss, dict(result.metrics)
+        generator, start = self.learners["generator"], self.config.autoencoder.gan_start
+        judged = self.critics is not None and start is not None and generator.steps_done >= start
+        if judged:
+            assert self.critics is not None
+            # Not through the wrapper, which would wait for gradients that do not come.
+            self.critics.requires_grad_(False)
+            penalty, parts = generator_loss(self.critics(result.estimate))
+            loss = loss + penalty
+            metrics |= {f"generator_{name}": value for name, value in parts.items()}
+        metrics["gradient_norm"] = generator.step(loss)
+        if judged:
+            metrics |= self._update_critics(result.estimate.detach(), batch["clean"])
+        return {**metrics, "loss": result.loss.detach()}
+
+    def listen(self, batch: Batch) -> Heard:
+        """The speech made again from its own latent."""
+        result = autoencoder_loss(
+            self.net,
+            batch["clean"],
+            self._noise(batch),
+            guide=self._guide(batch),
+            loss=self.config.autoencoder.loss,
+        )
+        return Heard(float(result.loss), result.estimate[0], batch["clean"][0, : result.estimate.shape[-1]])
+
+    def others(self) -> dict[str, nn.Module]:
+        """The critics."""
+        return {} if self.critics is None else {"critics": self.critics}
+
+    def _update_critics(self, fake: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        assert self.critics is not None
+        self.critics.requires_grad_(True)
+        real = normalise_peak(clean)[:, : fake.shape[-1]]
+        # Once through the wrapper: two calls would make it synchronise twice.
+        scores = self.wrapped_critics(torch.cat([fake, real]))
+        rows = len(fake)
+        of_fake, of_real = (
+            {kind: [score[part] for score in group] for kind, group in scores.items()}
+            for part in (slice(None, rows), slice(rows, None))
+        )
+        loss, parts = discriminator_loss(of_fake, of_real)
+        norm = self.learners["critics"].step(loss)
+        return {**{f"critics_{n}": v for n, v in parts.items()}, "critics_gradient_norm": norm}
+
+    def _guide(self, batch: Batch) -> Tensor | None:
+        if not self.guided:
+            return None
+        with torch.no_grad():
+            denoised: Tensor = self.net.denoiser(batch["noisy"])
+        return denoised
+
+    def _noise(self, batch: Batch) -> Tensor:
+        settings = self.net.config
+        frames = batch["clean"].shape[-1] // self.net.hop + settings.noise_padding
+        noise = vocoder_noise(self.config.seed, batch["index"].tolist(), settings.noise_channels, frames)
+        return noise.to(batch["clean"].device, non_blocking=True)
+
+
+class FlowTask:
+    """Stage 2: the flow learns the way from the latent of what came in to that of clean speech."""
+
+    parts: tuple[Part, ...] = ("noisy", "target", "clean")
+
+    def __init__(self, config: TrainConfig, context: TrainContext, banks: Banks) -> None:
+        """Build, on the context's device; the latents' scale is measured on speech of ``banks``."""
+        self.config = config
+        net = _start_enhancer(config, "flow")
+        scale = config.flow.latent_scale
+        if scale is None:
+            scale = net.config.latent_scale if config.init_from else measure_latent_scale(net, banks, config)
+        net.config = dataclasses.replace(net.config, latent_scale=scale)
+        self.net = net.to(context.device)
+        self.model_config = _describe(config, net, "enhancer")
+        net.requires_grad_(False)
+        net.flow.requires_grad_(True)
+        net.denoiser.requires_grad_(config.flow.train_denoiser)
+        self.step = context.wrap(_FlowStep(net, config.flow.train_denoiser))
+        self.learners = {"generator": Learner(net.parameters(), config.optimizer, context.device)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Spec 4.2 and 6.6."""
+        result: StepResult = self.step(batch["noisy"], batch["target"], batch["clean"], self._draws(batch))
+        norm = self.learners["generator"].step(result.loss)
+        return {**result.metrics, "loss": result.loss.detach(), "gradient_norm": norm}
+
+    def listen(self, batch: Batch) -> Heard:
+        """The whole chain, from the mixture to restored speech."""
+        result = flow_step(
+            self.net,
+            batch["noisy"],
+            batch["target"],
+            batch["clean"],
+            self._draws(batch),
+            train_denoiser=self.config.flow.train_denoiser,
+        )
+        restored = self.net(batch["noisy"], EnhanceOptions(nfe=self.config.flow.validation_nfe))[0]
+        return Heard(float(result.loss), restored, batch["clean"][0, : len(restored)])
+
+    def others(self) -> dict[str, nn.Module]:
+        """None."""
+        return {}
+
+    def _draws(self, batch: Batch) -> FlowDraws:
+        noisy = batch["noisy"]
+        latent, frames = self.net.config.autoencoder.latent, noisy.shape[-1] // self.net.hop
+        draws = flow_draws(self.config.seed, batch["index"].tolist(), latent, frames)
+        return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
+
+
+class _AutoencoderStep(nn.Module):
+    """Stage 1's step as a module, so that it can be wrapped."""
+
+    def __init__(self, net: EnhancerNet, loss: AutoencoderLossConfig, total: Total) -> None:
+        super().__init__()
+        self.net, self.loss, self.total = net, loss, total
+
+    def forward(self, clean: Tensor, noise: Tensor, guide: Tensor | None) -> AutoencoderResult:
+        return autoencoder_step(self.net, clean, noise, guide=guide, loss=self.loss, total=self.total)
+
+
+class _FlowStep(nn.Module):
+    """Stage 2's step as a module, so that it can be wrapped."""
+
+    def __init__(self, net: EnhancerNet, train_denoiser: bool) -> None:
+        super().__init__()
+        self.net, self.train_denoiser = net, train_denoiser
+
+    def forward(self, noisy: Tensor, target: Tensor, clean: Tensor, draws: FlowDraws) -> StepResult:
+        return flow_step(self.net, noisy, target, clean, draws, train_denoiser=self.train_denoiser)
+
+
+@torch.no_grad()
+def measure_latent_scale(net: EnhancerNet, banks: Banks, config: TrainConfig) -> float:
+    """The factor that gives the latents of clean speech a standard deviation of 1.
+
+    The flow starts in a blend with noise of that deviation: latents of another size would make its way long
+    and its training slow, which the original leaves to the user to see.
+    """
+    examples = dataclasses.replace(config.examples, silence_probability=0)
+    clean = [
+        make_clean(banks, examples, np.random.default_rng([config.seed, 2, i])) for i in range(_SCALE_SAMPLES)
+    ]
+    mel = net.normalise(normalise_peak(torch.from_numpy(np.stack(clean))))
+    scale = 1 / float(net.autoencoder.encode(mel).std())
+    logger.info("latent_scale measured: %.3f", scale)
+    return scale
+
+
+# ------------------------------------------------------------------------------ initial weights
+
+
+def load_model(model: str) -> Model:
+    """Read a model to start with; of a run folder its newest checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    checkpoints = Path(model) / "checkpoints"
+    if checkpoints.is_dir():
+        found = sorted(path for path in checkpoints.iterdir() if (path / checkpoint.CONFIG_NAME).exists())
+        if not found:
+            raise CheckpointError(model, "this run has no checkpoint yet")
+        return checkpoint.load(found[-1])
+    return resemble.load_model(model)
+
+
+def _start_denoiser(config: TrainConfig) -> Denoiser:
+    source = config.init_from
+    net = load_model(source).denoiser if source else Denoiser(config.model)
+    return net.requires_grad_(True).train()
+
+
+def _start_enhancer(config: TrainConfig, stage: str) -> EnhancerNet:
+    if config.init_from is not None:
+        net = _whole(config.init_from, "init_from").train()
+    elif stage == "autoencoder":
+        net = EnhancerNet(config.enhancer, _denoiser_config(config))
+    else:
+        assert config.flow.autoencoder_from is not None
+        net = _on_stage_1(config, _whole(config.flow.autoencoder_from, "flow: autoencoder_from"))
+    if config.denoiser_from is not None:
+        net.denoiser.load_state_dict(load_model(config.denoiser_from).denoiser.state_dict())
+    return net.train()
+
+
+def _denoiser_config(config: TrainConfig) -> Any:
+    """The denoiser's sizes: those of the one to start with, or what the run says."""
+    return load_model(config.denoiser_from).denoiser.config if config.denoiser_from else config.model
+
+
+def _on_stage_1(config: TrainConfig, first: EnhancerNet) -> EnhancerNet:
+    """A new flow on the autoencoder, vocoder, statistics and denoiser of ``first`` (spec 6.9)."""
+    wanted = dataclasses.replace(
+        first.config,
+        velocity=config.enhancer.velocity,
+        time_divisor=config.enhancer.time_divisor,
+        gaussian_prior=config.enhancer.gaussian_prior,
+    )
+    denoiser = first.denoiser.config if config.denoiser_from is None else _denoiser_config(config)
+    net = EnhancerNet(wanted, denoiser)
+    kept = ["autoencoder.", "vocoder.", "normalizer.", "latent_statistics.", "mel."]
+    if config.denoiser_from is None:
+        kept.append("denoiser.")
+    weights = {key: value for key, value in first.state_dict().items() if key.startswith(tuple(kept))}
+    net.load_state_dict({**net.state_dict(), **weights})
+    return net
+
+
+def _whole(source: str, where: str) -> EnhancerNet:
+    net = load_model(source).net
+    if net is None:
+        raise ConfigError(where, f"{source} is a denoiser alone")
+    return net
+
+
+def _start_critics(config: TrainConfig) -> Discriminator:
+    critics = Discriminator(config.autoencoder.discriminator)
+    if config.init_from is None:
+        return critics
+    path = Path(config.init_from)
+    saved = checkpoint.read_state(path).get("others", {}) if (path / checkpoint.STATE_NAME).exists() else {}
+    if "critics" not in saved:
+        logger.warning("%s brings no critics: they start anew", config.init_from)
+        return critics
+    try:
+        critics.load_state_dict(saved["critics"])
+    except RuntimeError as error:
+        raise ConfigError("autoencoder: discriminator", f"the critics in {path} have other sizes") from error
+    return critics
+
+
+def _describe(config: TrainConfig, net: EnhancerNet, kind: Any) -> ModelConfig:
+    enhancer: EnhancerConfig = net.config
+    return ModelConfig(kind=kind, name=config.name, denoiser=net.denoiser.config, enhancer=enhancer)
