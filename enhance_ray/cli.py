@@ -308,6 +308,32 @@ def _corpus_rirs(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _corpus_pack(parsed: argparse.Namespace) -> int:
+    from enhance_ray.training import packing
+
+    settings = packing.PackConfig(
+        format=parsed.format, shard_megabytes=parsed.shard_megabytes, max_seconds=parsed.max_seconds
+    )
+
+    def show(done: int, shards: int) -> None:
+        _say(f"shard {done}/{shards}")
+
+    report = packing.pack(
+        parsed.input,
+        parsed.output,
+        settings,
+        workers=parsed.workers,
+        progress=None if parsed.quiet else show,
+    )
+    for name, reason in report.failed:
+        _say(f"failed: {name}: {reason}")
+    _print(
+        f"{report.clips} clips, {report.seconds / 3600:.2f} h in {report.shards} shards "
+        f"({report.written} written now); {len(report.failed)} recordings unusable"
+    )
+    return 1 if report.failed else 0
+
+
 # --------------------------------------------------------------------------- arguments
 
 
@@ -373,6 +399,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--full", action="store_true", help="keep float32 instead of halving the file")
     export.add_argument("-f", "--force", action="store_true", help="replace MODEL_DIR")
 
+    _add_corpus_tools(commands)
+    return parser
+
+
+def _add_corpus_tools(commands: Any) -> None:
     corpus_parser = commands.add_parser("corpus", help="prepare recordings for training")
     tools = corpus_parser.add_subparsers(required=True, metavar="TOOL")
     check = _command(tools, "check", _corpus_check, "measure every file and say what is unusable")
@@ -385,7 +416,23 @@ def _parser() -> argparse.ArgumentParser:
     rirs.add_argument("--count", type=int, default=200, metavar="N", help="rooms (default: 200)")
     rirs.add_argument("--seed", type=int, default=0, metavar="N", help="decides all of them (default: 0)")
     rirs.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
-    return parser
+    pack = _command(tools, "pack", _corpus_pack, "write recordings as shards, for training from storage")
+    pack.add_argument(
+        "input", metavar="IN", help="folder, .csv/.jsonl/.parquet list or shard; local or a URI"
+    )
+    pack.add_argument("output", metavar="OUT", help="folder of shards; a second run writes what is missing")
+    pack.add_argument("--format", choices=["tar", "parquet"], default="tar", help="(default: tar)")
+    pack.add_argument(
+        "--shard-megabytes", type=float, default=256.0, metavar="X", help="size of a shard (default: 256)"
+    )
+    pack.add_argument(
+        "--max-seconds",
+        type=float,
+        default=30.0,
+        metavar="X",
+        help="cut longer recordings into pieces (default: 30)",
+    )
+    pack.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
 
 
 def _command(

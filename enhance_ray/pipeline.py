@@ -139,7 +139,7 @@ class Enhancer:
         if loaded.config.kind == "autoencoder" and not denoiser_only:
             raise CheckpointError(
                 loaded.path,
-                "it is a stage 1 model, an autoencoder and a vocoder, and cannot restore: train stage 2 on it",
+                "it is a stage 1 model, autoencoder and vocoder, and cannot restore: train stage 2 on it",
             )
         return cls(
             loaded.denoiser,

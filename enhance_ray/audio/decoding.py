@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -61,7 +62,9 @@ def probe(path: str) -> AudioInfo:
         return decoder.info
 
 
-def decode(path: str, *, block_seconds: float = 10.0, partial: bool = False) -> Decoder:
+def decode(
+    path: str, *, block_seconds: float = 10.0, partial: bool = False, data: bytes | None = None
+) -> Decoder:
     """Open ``path``, a local path or an fsspec URI, for one pass over its samples in bounded memory.
 
         with decode("talk.mp3") as blocks:
@@ -72,11 +75,12 @@ def decode(path: str, *, block_seconds: float = 10.0, partial: bool = False) -> 
         block_seconds: length of every block but the last.
         partial: keep what a damaged file still gives, and say so in `Decoder.warning`. Without it
             damage is an error, raised where it is found: blocks may have been yielded before.
+        data: the file's content, where it is in memory; ``path`` is then what it is called.
 
     Raises:
         AudioReadError: as `probe`; and while iterating, where the file is damaged.
     """
-    return Decoder(path, block_seconds=block_seconds, partial=partial)
+    return Decoder(path, block_seconds=block_seconds, partial=partial, data=data)
 
 
 class Decoder:
@@ -87,13 +91,15 @@ class Decoder:
 
     info: AudioInfo
 
-    def __init__(self, path: str, *, block_seconds: float, partial: bool) -> None:
+    def __init__(self, path: str, *, block_seconds: float, partial: bool, data: bytes | None = None) -> None:
         if block_seconds <= 0:
             raise ValueError(f"block_seconds must be positive, got {block_seconds}")
         self._path = path
         self._partial = partial
         self._damage: list[str] = []
-        self._file = open_input(path)
+        self._file = (
+            open_input(path) if data is None else CallbackFile(io.BytesIO(data), path, AudioReadError)
+        )
         try:
             self._source = self._open()
         except BaseException:

@@ -1,23 +1,28 @@
-"""A corpus in memory: every recording decoded once, at the model's rate, mono, in one memory-mapped file.
+"""Recordings to make examples of: decoded once into one file, or decoded when they are drawn.
 
-Crops then cost a page read instead of a decoder, worker processes share the pages, and the next
-run on the same files starts at once.
+`Bank` is for what fits on a disk: every recording decoded once, at the model's rate, mono, in one
+memory-mapped file. Crops then cost a page read instead of a decoder, worker processes share the pages, and
+the next run on the same files starts at once. `StreamedBank` is for what does not fit: it reads a recording
+when it is drawn, by ranges where it lies in a shard.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
+import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from jaxtyping import Float32, Int16
 from numpy.typing import NDArray
 
@@ -25,33 +30,25 @@ from enhance_ray import audio
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.training.splits import Split, held_out
+from enhance_ray.training.sources import Source
 
 logger = logging.getLogger(__name__)
 
 Waveform = Float32[np.ndarray, " time"]
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the file below changes its meaning, so that an old one is made anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A recording of a corpus before it is decoded."""
-
-    path: str
-    group: str
-    """Who speaks, where the list says so; clips of one group may follow each other in an example."""
+LONG_SECONDS = 120.0
+"""From this length on, a recording is not kept in memory as a whole."""
 
 
 class Recordings(Protocol):
     """Recordings at the model's rate, mono, by number."""
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Who speaks in each; empty where that is not known."""
-        ...
-
     def __len__(self) -> int: ...
+
+    def companions(self, index: int) -> NDArray[np.int64]:
+        """The recordings by the same speaker, itself among them; itself alone where that is not known."""
+        ...
 
     def length(self, index: int) -> int:
         """Samples of recording ``index``."""
@@ -62,7 +59,25 @@ class Recordings(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Which recordings belong together."""
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        self._of = list(groups)
+
+    def companions(self, index: int) -> NDArray[np.int64]:
+        group = self._of[index]
+        return self._members[group] if group else np.array([index])
+
+    @cached_property
+    def _members(self) -> dict[str, NDArray[np.int64]]:
+        names, members = np.unique(np.array(self._of, dtype=object), return_inverse=True)
+        order = np.argsort(members, kind="stable")
+        starts = np.searchsorted(members[order], np.arange(len(names) + 1))
+        return {name: order[starts[i] : starts[i + 1]] for i, name in enumerate(names)}
+
+
+@dataclass(frozen=True)
 class Bank:
     """Decoded recordings, one after the other."""
 
@@ -75,6 +90,14 @@ class Bank:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def companions(self, index: int) -> NDArray[np.int64]:
+        """The recordings by the same speaker."""
+        return self._groups.companions(index)
+
+    @cached_property
+    def _groups(self) -> _Groups:
+        return _Groups(self.groups)
 
     @property
     def seconds(self) -> float:
@@ -93,47 +116,6 @@ class Bank:
         return piece.astype(np.float32) / 32767
 
 
-def list_sources(root: Path, entries: Sequence[str], split: Split, held_out_every: int) -> list[Source]:
-    """The recordings of ``split`` in ``entries``, in the order of their names.
-
-    Args:
-        root: what entries are relative to.
-        entries: a folder is searched for audio, and `splits.held_out` decides by name what is
-            validation; a CSV file lists recordings relative to its own folder in the columns
-            ``file``, ``split`` (train or valid) and, if it has one, ``speaker``.
-        split: which part.
-        held_out_every: one in so many files of a folder is validation.
-
-    Raises:
-        ConfigError: an entry does not exist or holds nothing.
-    """
-    found: list[Source] = []
-    for entry in entries:
-        path = root / entry
-        if path.suffix == ".csv":
-            listed = _list_csv(path, split)
-        elif path.is_dir():
-            files = audio.find_audio(str(path))
-            listed = [Source(f, "") for f in files if held_out(f, held_out_every) == (split == "valid")]
-        else:
-            raise ConfigError(str(path), "there is no such folder or .csv list")
-        found += listed
-    if not found:
-        raise ConfigError(", ".join(str(root / entry) for entry in entries), f"no {split} recordings found")
-    return sorted(found, key=lambda source: source.path)
-
-
-def _list_csv(path: Path, split: Split) -> list[Source]:
-    try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror or error}") from error
-    if not rows or not {"file", "split"} <= rows[0].keys():
-        raise ConfigError(str(path), "expected a CSV file with the columns file, split and perhaps speaker")
-    return [Source(str(path.parent / r["file"]), r.get("speaker") or "") for r in rows if r["split"] == split]
-
-
 def load_bank(
     sources: Sequence[Source], cache: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> Bank:
@@ -150,53 +132,153 @@ def load_bank(
         ConfigError: nothing could be decoded.
     """
     folder = cache / f"bank-{_digest(sources)}"
-    if not (folder / "index.json").exists():
-        _decode(sources, folder, progress)
+    cache.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        # One process of this machine decodes, the others wait for it.
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                _decode(sources, folder, progress)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     samples = np.memmap(folder / "samples.int16", np.int16, "r")
     return Bank(samples, tuple(index["names"]), tuple(index["groups"]), np.array(index["bounds"], np.int64))
 
 
-def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, int], None] | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    names, groups, bounds = [], [], [0]
-    with ThreadPoolExecutor(2) as pool, (folder / "samples.int16").open("wb") as out:
-        for done, (source, waveform) in enumerate(
-            zip(sources, pool.map(_read, sources), strict=True), start=1
-        ):
-            if waveform is not None:
-                np.rint(waveform.clip(-1, 1) * 32767).astype(np.int16).tofile(out)
-                names.append(source.path)
-                groups.append(source.group)
-                bounds.append(bounds[-1] + waveform.size)
-            if progress is not None:
-                progress(done, len(sources))
-    if not names:
-        raise ConfigError(sources[0].path, f"none of the {len(sources)} recordings could be decoded")
-    # Written last: without it the folder does not count, and the next run decodes again.
-    index = {"names": names, "groups": groups, "bounds": bounds}
-    temporary = folder / "index.tmp"
-    temporary.write_text(json.dumps(index), encoding="utf-8")
-    temporary.replace(folder / "index.json")
+class StreamedBank:
+    """Recordings that are decoded when they are drawn, the newest of them kept; for one thread.
+
+    One that cannot be read is taken for an empty one, with a warning that names it. Of one that is longer
+    than `LONG_SECONDS` only what is asked for is kept in memory, but all before it has to be decoded:
+    `enhance-ray corpus pack` cuts such recordings up.
+    """
+
+    def __init__(self, sources: Sequence[Source], *, cache_bytes: int = 256 * 2**20) -> None:
+        """Nothing is read yet.
+
+        Args:
+            sources: where the recordings are.
+            cache_bytes: of decoded samples, two bytes each, that are kept.
+        """
+        self.sources = sources
+        self._cache: OrderedDict[int, Int16[np.ndarray, " time"]] = OrderedDict()
+        self._cached_bytes, self._cache_bytes = 0, cache_bytes
+        self._long: dict[int, int] = {}
+        self._groups = _Groups([source.group for source in sources])
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def companions(self, index: int) -> NDArray[np.int64]:
+        """The recordings by the same speaker."""
+        return self._groups.companions(index)
+
+    def length(self, index: int) -> int:
+        """Samples of recording ``index``; of a long one what its header says."""
+        whole = self._whole(index)
+        return self._long[index] if whole is None else whole.size
+
+    def read(self, index: int, start: int = 0, length: int | None = None) -> Waveform:
+        """Samples ``start`` to ``start + length`` (or the end) of a recording, as float32."""
+        whole = self._whole(index)
+        stop = None if length is None else start + length
+        if whole is None:
+            piece = _decode_source(self.sources[index], start, stop)
+            return np.zeros(0, np.float32) if piece is None else piece
+        return whole[start:stop].astype(np.float32) / 32767
+
+    def _whole(self, index: int) -> Int16[np.ndarray, " time"] | None:
+        if index in self._long:
+            return None
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        source = self.sources[index]
+        frames = None if source.place else _long_frames(source)
+        if frames is not None:
+            self._long[index] = frames
+            return None
+        waveform = _decode_source(source)
+        samples = _to_int16(np.zeros(0, np.float32) if waveform is None else waveform)
+        self._cache[index] = samples
+        self._cached_bytes += samples.nbytes
+        while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return samples
 
 
-def _read(source: Source) -> Waveform | None:
+def _long_frames(source: Source) -> int | None:
+    """Samples at the model's rate, where the header promises more than `LONG_SECONDS`."""
     try:
-        with audio.decode(source.path) as decoder:
+        info = audio.probe(source.path)
+    except AudioError:
+        return None  # decoding will say what is wrong
+    seconds = (info.frames or 0) / info.sample_rate
+    return int(seconds * MODEL_RATE) if seconds > LONG_SECONDS else None
+
+
+def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, int], None] | None) -> None:
+    names, groups, bounds = [], [], [0]
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        temporary = Path(name) / "bank"
+        temporary.mkdir()
+        with ThreadPoolExecutor(2) as pool, (temporary / "samples.int16").open("wb") as out:
+            for done, (source, waveform) in enumerate(
+                zip(sources, pool.map(_decode_source, sources), strict=True), start=1
+            ):
+                if waveform is not None:
+                    _to_int16(waveform).tofile(out)
+                    names.append(source.name)
+                    groups.append(source.group)
+                    bounds.append(bounds[-1] + waveform.size)
+                if progress is not None:
+                    progress(done, len(sources))
+        if not names:
+            raise ConfigError(sources[0].name, f"none of the {len(sources)} recordings could be decoded")
+        index = {"names": names, "groups": groups, "bounds": bounds}
+        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        temporary.rename(folder)
+
+
+def _to_int16(waveform: Waveform) -> Int16[np.ndarray, " time"]:
+    samples: Int16[np.ndarray, " time"] = np.rint(waveform.clip(-1, 1) * 32767).astype(np.int16)
+    return samples
+
+
+def _decode_source(source: Source, start: int = 0, stop: int | None = None) -> Waveform | None:
+    """Samples ``start`` to ``stop`` at the model's rate, channels mixed down; None if it cannot be read."""
+    kept: list[torch.Tensor] = []
+    position = 0
+    try:
+        with audio.decode(source.name if source.place else source.path, data=source.content()) as decoder:
             resampler = StreamingResampler(decoder.info.sample_rate, MODEL_RATE)
-            mono = (torch.from_numpy(block.mean(axis=0, keepdims=True)) for block in decoder)
-            blocks = [*map(resampler.push, mono), resampler.finish()]
+            for block in decoder:
+                piece = resampler.push(torch.from_numpy(block.mean(axis=0, keepdims=True)))
+                _keep(kept, piece, position, start, stop)
+                position += piece.shape[-1]
+                if stop is not None and position >= stop:
+                    break
+            else:
+                _keep(kept, resampler.finish(), position, start, stop)
     except AudioError as error:
         logger.warning("left out of the corpus: %s", error)
         return None
-    waveform: Waveform = torch.cat(blocks, dim=-1)[0].numpy()
+    waveform: Waveform = torch.cat(kept, dim=-1)[0].numpy() if kept else np.zeros(0, np.float32)
     return waveform
 
 
+def _keep(kept: list[torch.Tensor], piece: torch.Tensor, position: int, start: int, stop: int | None) -> None:
+    """Append what of ``piece``, which lies at ``position``, is between ``start`` and ``stop``."""
+    first = max(0, start - position)
+    last = piece.shape[-1] if stop is None else min(piece.shape[-1], stop - position)
+    if first < last:
+        kept.append(piece[:, first:last])
+
+
 def _digest(sources: Sequence[Source]) -> str:
-    """Depends on what the files are: names, sizes and times of change."""
+    """Depends on what the files are: names, and on this machine sizes and times of change."""
     digest = hashlib.sha256(str(LAYOUT).encode())
     for source in sources:
-        status = Path(source.path).stat()
-        digest.update(f"{source.path}|{source.group}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        local = Path(source.path)
+        status = local.stat() if not audio.is_remote(source.path) and local.exists() else None
+        state = f"{status.st_size}|{status.st_mtime_ns}" if status else ""
+        digest.update(f"{source.name}|{source.group}|{state}\n".encode())
     return digest.hexdigest()[:16]

@@ -167,7 +167,7 @@ def check(
     responses = [str(path) for path in root.rglob("*.npy") if not path.name.startswith(".")]
     everything = {str(path) for path in root.rglob("*") if path.is_file()}
     measure = functools.partial(_check_file, root=root, role=role, limits=limits or CheckLimits())
-    rows = _parallel_map(measure, sorted([*sounds, *responses]), workers, progress)
+    rows = parallel_map(measure, sorted([*sounds, *responses]), workers, progress)
     ignored = sorted(everything - {*sounds, *responses})
     return CorpusReport(
         files=tuple(_mark_duplicates(rows)),
@@ -535,7 +535,7 @@ def rirs(
         raise ConfigError(str(out), "it holds simulated rooms already (rirs.json): choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write = functools.partial(_write_room, out=out, seed=seed, ranges=ranges or RoomRanges(), dtype=dtype)
-    rooms = _parallel_map(write, range(count), workers, progress)
+    rooms = parallel_map(write, range(count), workers, progress)
     table = [asdict(room) for room in rooms]
     (out / "rirs.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     return rooms
@@ -626,7 +626,7 @@ def _rounded(position: NDArray[np.float64]) -> tuple[float, float, float]:
 # -------------------------------------------------------------------------------- parallelism
 
 
-def _parallel_map(
+def parallel_map(
     function: Callable[[Any], Any], items: Sequence[Any], workers: int, progress: Progress | None
 ) -> list[Any]:
     """``[function(item) for item in items]`` over ``workers`` processes, in order."""

@@ -16,21 +16,27 @@ draws for each example, which is what makes an example independent of its batch.
 from __future__ import annotations
 
 import functools
+import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import fsspec
 import numpy as np
 import torch
+from filelock import FileLock
 from jaxtyping import Float32
 from numpy.typing import NDArray
 from scipy import fft
 from torch.utils.data import DataLoader, Dataset
 
+from enhance_ray.audio import is_remote
+from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.training.bank import Recordings, list_sources, load_bank
+from enhance_ray.training.bank import Recordings, StreamedBank, load_bank
 from enhance_ray.training.corpus import load_rirs
 from enhance_ray.training.degrade import (
     Distorter,
@@ -41,6 +47,7 @@ from enhance_ray.training.degrade import (
     mix_at_snr,
     peak_normalize,
 )
+from enhance_ray.training.sources import join, list_sources
 from enhance_ray.training.splits import Split
 
 Waveform = Float32[np.ndarray, " time"]
@@ -50,14 +57,17 @@ Waveform = Float32[np.ndarray, " time"]
 class CorpusConfig:
     """Where speech, noise and rooms are."""
 
-    root: Path = Path("data")
-    """What the entries below are relative to."""
+    root: str = "data"
+    """What the entries below are relative to: a folder, or an fsspec URI such as s3://bucket/corpus."""
     speech: tuple[str, ...] = ("fg",)
-    """Folders of clean speech, or CSV lists (columns file, split, speaker)."""
+    """Clean speech: folders, lists or shards, see `sources`."""
     noise: tuple[str, ...] = ("bg",)
     """The same for noise."""
     rooms: tuple[str, ...] = ("rir",)
     """Folders of impulse responses; may be empty."""
+    stream: bool = False
+    """Decode speech when it is drawn, instead of all of it at the start: for corpora that are larger than the
+    disk. Noise and rooms are always decoded at the start."""
     cache: Path = Path("runs/cache")
     """Folder for decoded audio, about 320 MB an hour."""
     held_out_every: int = 8
@@ -147,15 +157,38 @@ def load_banks(corpus: CorpusConfig, split: Split) -> Banks:
     """
     every = corpus.held_out_every
     speech, noise = (
-        load_bank(list_sources(corpus.root, entries, split, every), corpus.cache)
-        for entries in (corpus.speech, corpus.noise)
+        list_sources(corpus.root, entries, split, every) for entries in (corpus.speech, corpus.noise)
     )
     rooms = [
         response
         for entry in corpus.rooms
-        for response in load_rirs(corpus.root / entry, split=split, held_out_every=every)
+        for response in load_rirs(
+            _local_folder(join(corpus.root, entry), corpus.cache), split=split, held_out_every=every
+        )
     ]
-    return Banks(speech, noise, rooms)
+    return Banks(
+        StreamedBank(speech) if corpus.stream else load_bank(speech, corpus.cache),
+        load_bank(noise, corpus.cache),
+        rooms,
+    )
+
+
+def _local_folder(folder: str, cache: Path) -> Path:
+    """``folder``, copied into the cache once if it is remote."""
+    if not is_remote(folder):
+        return Path(folder)
+    copy = cache / f"rooms-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            filesystem, root = fsspec.url_to_fs(folder)
+            with tempfile.TemporaryDirectory(prefix=f".{copy.name}-", dir=cache) as temporary:
+                try:
+                    filesystem.get(f"{root.rstrip('/')}/", f"{temporary}/copy/", recursive=True)
+                except FILE_ERRORS as error:
+                    raise ConfigError(folder, f"cannot be copied: {explain(error)}") from error
+                Path(temporary, "copy").rename(copy)
+    return copy
 
 
 def make_example(
@@ -300,7 +333,7 @@ def _draw_speech(
     speech = np.zeros(natural, np.float32)
     filled = _place(speech, 0, bank, index, rng)
     if config.join_clips:
-        companions = _same_group(bank, index)
+        companions = bank.companions(index)
         while filled < natural:
             gap = int(rng.exponential(0.3) * MODEL_RATE)
             filled = _place(speech, filled + gap, bank, int(rng.choice(companions)), rng)
@@ -317,13 +350,6 @@ def _place(target: Waveform, at: int, bank: Recordings, index: int, rng: np.rand
     clip = bank.read(index, start, room)
     target[at : at + clip.size] = clip
     return at + clip.size
-
-
-def _same_group(bank: Recordings, index: int) -> list[int]:
-    group = bank.groups[index]
-    if not group:
-        return [index]
-    return [i for i, other in enumerate(bank.groups) if other == group]
 
 
 def _stretch(waveform: Waveform, length: int) -> Waveform:

@@ -1,5 +1,7 @@
 """Training examples: what is in them, and that nothing but (seed, index) decides it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,7 +9,7 @@ import torch
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.training.bank import list_sources, load_bank
+from enhance_ray.training.bank import load_bank
 from enhance_ray.training.examples import (
     CorpusConfig,
     ExampleConfig,
@@ -16,6 +18,7 @@ from enhance_ray.training.examples import (
     load_banks,
     make_example,
 )
+from enhance_ray.training.sources import list_sources
 
 CONFIG = ExampleConfig(crop_seconds=0.5)
 
@@ -37,7 +40,7 @@ def corpus(tmp_path_factory):
     response[[44, 1000]] = 1.0, 0.4
     for i in range(12):
         np.save(root / "rir" / f"room{i}.npy", response)
-    return CorpusConfig(root=root, cache=root / "cache")
+    return CorpusConfig(root=str(root), cache=root / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,7 @@ def test_a_list_says_the_split_and_the_speaker(corpus):
         "fg/voice1.wav,bob,valid",
         "fg/voice2.wav,ann,train",
     ]
-    (corpus.root / "list.csv").write_text("\n".join(rows))
+    Path(corpus.root, "list.csv").write_text("\n".join(rows))
     sources = list_sources(corpus.root, ["list.csv"], "train", 8)
     assert [(s.path.rpartition("/")[2], s.group) for s in sources] == [
         ("voice0.wav", "ann"),
@@ -192,7 +195,7 @@ def test_a_list_says_the_split_and_the_speaker(corpus):
 def test_a_recording_is_resampled_and_mixed_down_once_and_found_again(tmp_path):
     stereo = np.stack([tone(440, 1, 16_000), np.zeros(16_000, np.float32)], axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, 16_000, subtype="FLOAT")
-    sources = list_sources(tmp_path, ["."], "train", 10**9)
+    sources = list_sources(str(tmp_path), ["."], "train", 10**9)
     bank = load_bank(sources, tmp_path / "cache")
     middle = bank.read(0, 10_000, 20_000)
     np.testing.assert_allclose(middle, 0.5 * tone(440, 1)[10_000:30_000], atol=2e-4)  # 16 bits
@@ -204,7 +207,7 @@ def test_a_recording_is_resampled_and_mixed_down_once_and_found_again(tmp_path):
 def test_a_damaged_recording_is_left_out_by_name(tmp_path, caplog):
     soundfile.write(tmp_path / "good.wav", tone(300, 0.2), MODEL_RATE)
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
-    bank = load_bank(list_sources(tmp_path, ["."], "train", 10**9), tmp_path / "cache")
+    bank = load_bank(list_sources(str(tmp_path), ["."], "train", 10**9), tmp_path / "cache")
     assert len(bank) == 1
     assert "bad.wav" in caplog.text
 
@@ -214,7 +217,7 @@ def test_a_corpus_that_holds_nothing_is_named(entry, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match=entry):
-        list_sources(tmp_path, [entry], "train", 8)
+        list_sources(str(tmp_path), [entry], "train", 8)
 
 
 @pytest.mark.parametrize(
