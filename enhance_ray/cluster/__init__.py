@@ -1,0 +1,1 @@
+"""On Ray: the only part of this package that imports it."""
