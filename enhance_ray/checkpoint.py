@@ -10,16 +10,18 @@ A folder is written under a temporary name and renamed when complete.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.resources
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import fsspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -80,24 +82,77 @@ def load(model: str | Path = DEFAULT, *, denoiser_only: bool = False) -> Model:
     """Read a model folder, or the ``"default"`` model of this package.
 
     Args:
-        model: the folder.
+        model: the folder: a path, or an fsspec URI, from which it is copied.
         denoiser_only: of an enhancer, read its denoiser and nothing else.
 
     Raises:
         CheckpointError: the folder is absent, incomplete or damaged, or its weights do not fit its sizes.
     """
+    if "://" in str(model):
+        with copied(str(model)) as folder:
+            return _load(folder, str(model), denoiser_only=denoiser_only)
     folder = default_folder() if str(model) == DEFAULT else Path(model)
     if not folder.is_dir():
         raise CheckpointError(model, "there is no such folder")
+    return _load(folder, str(folder), denoiser_only=denoiser_only)
+
+
+def _load(folder: Path, name: str, *, denoiser_only: bool) -> Model:
     model_config = read_config(folder)
     path = folder / WEIGHTS_NAME
     whole = model_config.enhancer is not None
     if whole and not denoiser_only:
         net = build(path, model_config, read_weights(path))
-        return Model(net.denoiser, model_config, _fingerprint(folder), str(folder), net)
+        return Model(net.denoiser, model_config, _fingerprint(folder), name, net)
     weights = read_weights(path, prefix="denoiser." if whole else "")
     denoiser = build_denoiser(path, model_config, weights)
-    return Model(denoiser, model_config, _fingerprint(folder), str(folder))
+    return Model(denoiser, model_config, _fingerprint(folder), name)
+
+
+@contextlib.contextmanager
+def copied(uri: str) -> Iterator[Path]:
+    """A copy on this machine of the model folder at ``uri``, for the time of the block.
+
+    Raises:
+        CheckpointError: it is absent or cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="enhance-ray-model-") as temporary:
+        folder = Path(temporary)
+        try:
+            filesystem, root = fsspec.url_to_fs(uri)
+            for name in (CONFIG_NAME, WEIGHTS_NAME, STATE_NAME):
+                if name != STATE_NAME or filesystem.exists(f"{root}/{name}"):
+                    filesystem.get_file(f"{root}/{name}", str(folder / name))
+        except FileNotFoundError as error:
+            raise CheckpointError(uri, f"it is no model folder: {error} is missing") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise CheckpointError(uri, f"it cannot be read: {error}") from error
+        yield folder
+
+
+def newest(model: str) -> str:
+    """``model`` itself, or if it is the folder of a training run, its newest checkpoint.
+
+    Args:
+        model: path or fsspec URI; "default" stays what it is.
+
+    Raises:
+        CheckpointError: a run has no checkpoint yet.
+    """
+    if model == DEFAULT or model.startswith("hf://"):
+        return model
+    filesystem, root = fsspec.url_to_fs(model)
+    if not filesystem.isdir(root) or filesystem.exists(f"{root}/{CONFIG_NAME}"):
+        return model
+    for below in ("/checkpoints", ""):
+        found = sorted(filesystem.glob(f"{root}{below}/step_*/{CONFIG_NAME}"))
+        if found:
+            return f"{model.rstrip('/')}{below}/{found[-1].split('/')[-2]}"
+    if filesystem.exists(f"{root}/checkpoints") or filesystem.exists(
+        f"{root}/checkpoint_manager_snapshot.json"
+    ):
+        raise CheckpointError(model, "this training has no checkpoint yet")
+    return model
 
 
 def build(path: str | Path, model_config: ModelConfig, weights: Mapping[str, Tensor]) -> EnhancerNet:
@@ -216,6 +271,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(path, f"it is damaged ({error})") from error
     return state
+
+
+def read_others(model: str) -> dict[str, dict[str, Tensor]]:
+    """Weights of networks that were trained beside ``model`` and are no part of it, by name; perhaps none.
+
+    Args:
+        model: as `newest` takes it.
+
+    Raises:
+        CheckpointError: the training state is there and damaged.
+    """
+    model = newest(model)
+    if model == DEFAULT or model.startswith("hf://"):
+        return {}
+    with copied(model) if "://" in model else contextlib.nullcontext(Path(model)) as folder:
+        others: dict[str, dict[str, Tensor]] = (
+            read_state(folder)["others"] if (folder / STATE_NAME).exists() else {}
+        )
+    return others
 
 
 def _check_keys(path: str | Path, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -246,6 +246,25 @@ def _train(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from enhance_ray import evaluation
+    from enhance_ray.pipeline import Enhancer
+    from enhance_ray.training.examples import load_banks
+
+    settings = config.load(evaluation.EvaluateConfig, parsed.config, parsed.set)
+    enhancer = Enhancer.load(
+        settings.model, device=parsed.device, denoiser_only="enhance" not in settings.modes
+    )
+    banks = load_banks(settings.corpus, "valid")
+    rows: list[evaluation.Row] = []
+    for index in range(settings.count):
+        rows += evaluation.score(enhancer, banks, settings, index)
+        if not parsed.quiet:
+            _say(f"example {index + 1}/{settings.count}")
+    _print(json.dumps(evaluation.means(rows)) if parsed.json else evaluation.table(rows))
+    return 0
+
+
 def _export(parsed: argparse.Namespace) -> int:
     from enhance_ray import checkpoint
 
@@ -391,6 +410,14 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("model", metavar="MODEL", help="model folder of a whole enhancer")
     give.add_argument("run_dir", metavar="RUN_DIR", help="run folder to write; must not exist")
     give.add_argument("--full", action="store_true", help="write float32 instead of float16")
+
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "score a model on speech that training never saw", _EVALUATE_EXAMPLES
+    )
+    evaluate.add_argument("config", metavar="CONFIG", help="YAML file, see configs/evaluate.yaml")
+    evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    evaluate.add_argument("--json", action="store_true", help="means as one line of JSON")
 
     export = _command(commands, "export", _export, "turn a checkpoint into a model folder to pass on")
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="model folder of a run")
@@ -540,6 +567,11 @@ examples:
   enhance-ray denoise noisy.wav clean.wav
   enhance-ray denoise recordings/ clean/ --report clean/report.html
   enhance-ray denoise recordings/ clean/ --format mp3 --loudness -16 --resume
+
+"""
+_EVALUATE_EXAMPLES = """\
+examples:
+  enhance-ray evaluate configs/evaluate.yaml --set model=runs/mine --set corpus.root=data
 
 """
 _TRAIN_EXAMPLES = """\

@@ -87,19 +87,28 @@ class HyperParameters:
 
 
 def is_run(source: str | Path) -> bool:
-    """Whether ``source`` is a run folder of the original, or a place that only such are read from."""
+    """Whether ``source`` is a run folder of the original: it is asked for, not read."""
     text = str(source)
-    if "://" in text:
+    if text.startswith("hf://"):
         return True
+    if "://" in text:
+        try:
+            filesystem, root = fsspec.url_to_fs(text)
+            return not filesystem.exists(f"{root}/{checkpoint.CONFIG_NAME}")
+        except (OSError, ValueError, ImportError) as error:
+            raise CheckpointError(source, f"it cannot be read: {error}") from error
     return (Path(text) / _HPARAMS).is_file() or (Path(text) / _LATEST).is_file()
 
 
 def load_model(model: str | Path, *, denoiser_only: bool = False) -> Model:
     """A model of either layout: `load` for run folders, `checkpoint.load` for model folders and "default".
 
+    Of a training's folder it is the newest checkpoint.
+
     Raises:
         CheckpointError: the model cannot be used.
     """
+    model = model if is_run(model) else checkpoint.newest(str(model))
     read = load if is_run(model) else checkpoint.load
     return read(model, denoiser_only=denoiser_only)
 
@@ -231,6 +240,10 @@ def save(model: Model, folder: Path, *, half: bool = True) -> None:
     if folder.exists():
         raise CheckpointError(folder, "it exists")
     enhancer = model.config.enhancer
+    if enhancer.source_filter is not None:
+        raise CheckpointError(
+            model.path, "its vocoder is a source-filter one, which the original does not have"
+        )
     hyper = HyperParameters(
         n_fft=enhancer.n_fft,
         win_size=enhancer.n_fft,

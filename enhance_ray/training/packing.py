@@ -96,7 +96,8 @@ def pack(
     plan = _plan(source, config)
     filesystem, root = fsspec.url_to_fs(target)
     filesystem.makedirs(root, exist_ok=True)
-    present = {PurePosixPath(name).name for name in filesystem.ls(root, detail=False)}
+    # A bucket has no folders: an empty one does not exist.
+    present = {PurePosixPath(name).name for name in filesystem.glob(f"{root}/*.index.jsonl")}
     todo = [shard for shard in plan if f"{shard.name}.index.jsonl" not in present]
     write = functools.partial(_write_shard, target=target.rstrip("/"), config=config)
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from enhance_ray import checkpoint, resemble
-from enhance_ray.checkpoint import Model, ModelConfig
-from enhance_ray.errors import CheckpointError, ConfigError
+from enhance_ray.checkpoint import ModelConfig
+from enhance_ray.errors import ConfigError
 from enhance_ray.models.denoiser import Denoiser, normalise_peak
 from enhance_ray.models.discriminators import Discriminator
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
@@ -313,24 +312,9 @@ def measure_latent_scale(net: EnhancerNet, banks: Banks, config: TrainConfig) ->
 # ------------------------------------------------------------------------------ initial weights
 
 
-def load_model(model: str) -> Model:
-    """Read a model to start with; of a run folder its newest checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    checkpoints = Path(model) / "checkpoints"
-    if checkpoints.is_dir():
-        found = sorted(path for path in checkpoints.iterdir() if (path / checkpoint.CONFIG_NAME).exists())
-        if not found:
-            raise CheckpointError(model, "this run has no checkpoint yet")
-        return checkpoint.load(found[-1])
-    return resemble.load_model(model)
-
-
 def _start_denoiser(config: TrainConfig) -> Denoiser:
     source = config.init_from
-    net = load_model(source).denoiser if source else Denoiser(config.model)
+    net = resemble.load_model(source).denoiser if source else Denoiser(config.model)
     return net.requires_grad_(True).train()
 
 
@@ -343,13 +327,13 @@ def _start_enhancer(config: TrainConfig, stage: str) -> EnhancerNet:
         assert config.flow.autoencoder_from is not None
         net = _on_stage_1(config, _whole(config.flow.autoencoder_from, "flow: autoencoder_from"))
     if config.denoiser_from is not None:
-        net.denoiser.load_state_dict(load_model(config.denoiser_from).denoiser.state_dict())
+        net.denoiser.load_state_dict(resemble.load_model(config.denoiser_from).denoiser.state_dict())
     return net.train()
 
 
 def _denoiser_config(config: TrainConfig) -> Any:
     """The denoiser's sizes: those of the one to start with, or what the run says."""
-    return load_model(config.denoiser_from).denoiser.config if config.denoiser_from else config.model
+    return resemble.load_model(config.denoiser_from).denoiser.config if config.denoiser_from else config.model
 
 
 def _on_stage_1(config: TrainConfig, first: EnhancerNet) -> EnhancerNet:
@@ -371,7 +355,7 @@ def _on_stage_1(config: TrainConfig, first: EnhancerNet) -> EnhancerNet:
 
 
 def _whole(source: str, where: str) -> EnhancerNet:
-    net = load_model(source).net
+    net = resemble.load_model(source).net
     if net is None:
         raise ConfigError(where, f"{source} is a denoiser alone")
     return net
@@ -381,15 +365,16 @@ def _start_critics(config: TrainConfig) -> Discriminator:
     critics = Discriminator(config.autoencoder.discriminator)
     if config.init_from is None:
         return critics
-    path = Path(config.init_from)
-    saved = checkpoint.read_state(path).get("others", {}) if (path / checkpoint.STATE_NAME).exists() else {}
+    saved = checkpoint.read_others(config.init_from)
     if "critics" not in saved:
         logger.warning("%s brings no critics: they start anew", config.init_from)
         return critics
     try:
         critics.load_state_dict(saved["critics"])
     except RuntimeError as error:
-        raise ConfigError("autoencoder: discriminator", f"the critics in {path} have other sizes") from error
+        raise ConfigError(
+            "autoencoder: discriminator", f"the critics of {config.init_from} have other sizes"
+        ) from error
     return critics
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray")
-
-# Before Ray is imported: its processes inherit them. Without the health checks' haste, a test would wait half a
+# Before Ray is imported: its processes inherit them. Without hasty health checks, a test would wait half a
 # minute until a node that was killed counts as dead.
 os.environ.update(
+    # What Ray does on desktops: every address is loopback's.
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
@@ -28,7 +28,9 @@ os.environ.update(
     RAY_health_check_failure_threshold="5",
     OMP_NUM_THREADS="1",
 )
+pytest.importorskip("ray")
 
+SAMPLES = Path(__file__).parents[2] / "samples" / "corpus"
 KEY, SECRET = "testkey", "testsecret"
 
 
@@ -49,7 +51,15 @@ def s3(tmp_path_factory):
     (folder / "data").mkdir()
     # Every listener is moved off its default, so that two runs of the tests do not meet.
     ports = {f"-{name}": free_port() for name in _LISTENERS}
-    command = [server, "server", f"-dir={folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    command = [
+        server,
+        "server",
+        f"-dir={folder}/data",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-filer",
+        "-s3",
+    ]
     command += [f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder}/s3.json"]
     command += [f"{name}={number}" for name, number in ports.items()]
     command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=50"]
@@ -158,3 +168,25 @@ def _quiet_progress():
     from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
+
+
+@pytest.fixture(scope="session")
+def corpus(s3, tmp_path_factory):
+    """The corpus of `samples/`, packed on S3 as users would have it; speech is streamed."""
+    import fsspec
+
+    from enhance_ray.training.examples import CorpusConfig
+    from enhance_ray.training.packing import pack
+
+    for kind in ("speech", "noise"):
+        pack(str(SAMPLES / f"{kind}.csv"), f"{s3}/corpus/{kind}")
+    fsspec.filesystem("s3").put(f"{SAMPLES}/rooms/", "tests/corpus/rooms/", recursive=True)
+    return CorpusConfig(
+        root=f"{s3}/corpus",
+        speech=("speech",),
+        noise=("noise",),
+        rooms=("rooms",),
+        stream=True,
+        cache=tmp_path_factory.mktemp("cache"),
+        held_out_every=3,
+    )

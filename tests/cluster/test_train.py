@@ -1,0 +1,232 @@
+"""Training on Ray Train: the same numbers on any number of workers, and nothing lost with one of them."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+pytest.importorskip("ray")
+
+from enhance_ray import config
+from enhance_ray.cluster.train import ClusterTrainConfig, fit
+from enhance_ray.errors import ConfigError
+from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.pipeline import Enhancer
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 20
+
+
+@pytest.fixture(scope="session")
+def settings(corpus, s3):
+    """The smallest nets that learn something in twenty steps."""
+    tree = {
+        "batch_size": 4,
+        "model": {"hidden": 4, "blocks": 1, "middle_blocks": 0, "features": "compressed", "bands": 32},
+        "enhancer": {
+            "mels": 24,
+            "autoencoder": {"latent": 8, "extra": 4, "hidden": 32, "blocks": 1, "groups": 8},
+            "velocity": {"hidden": 32, "layers": 4, "time_channels": 16},
+            "vocoder": {"channels": 4, "noise": 8, "predictor_hidden": 8},
+        },
+        "autoencoder": {
+            "gan_start": 15,
+            "discriminator": {"periods": [2], "period_channels": [4, 8], "resolution_channels": 4},
+        },
+        "examples": {"crop_seconds": 0.5, "silence_probability": 0, "distort_probability": 0},
+        "loss": {"spectrum": 5.0, "resolutions": [512], "keep_level": True},
+        "optimizer": {"max_lr": 0.003, "warmup_steps": 2, "max_steps": STEPS, "ema_decay": 0.5},
+        "log_every": 1,
+        "validate_every": STEPS,
+        "checkpoint_every": 5,
+        "validation_examples": 3,
+        "validation_seconds": 1.0,
+        "cluster": {"storage": f"{s3}/runs", "workers": 2, "data": {"tasks": 1}, "resize_seconds": 2.0},
+    }
+    loaded = config.from_tree(ClusterTrainConfig, tree)
+    return dataclasses.replace(loaded, corpus=corpus)
+
+
+def in_run(settings, run, cluster=None, **changes):
+    cluster = dataclasses.replace(settings.cluster, run=run, **(cluster or {}))
+    return dataclasses.replace(settings, cluster=cluster, **changes)
+
+
+def lines(settings):
+    """What the run has written; later parts replace earlier ones of the same step."""
+    storage = fsspec.filesystem("s3")
+    folder = f"{settings.cluster.storage}/{settings.cluster.run}/board".removeprefix("s3://")
+    found = {}
+    storage.invalidate_cache()
+    for name in sorted(storage.glob(f"{folder}/metrics-*.jsonl")):
+        for line in storage.cat_file(name).decode().splitlines():
+            entry = json.loads(line)
+            found.setdefault(entry["step"], {}).update(entry)
+    return found
+
+
+def curve(settings, name="train/loss"):
+    return {step: entry[name] for step, entry in sorted(lines(settings).items()) if name in entry}
+
+
+def falls(values):
+    values = list(values.values())
+    return np.mean(values[-5:]) < 0.95 * np.mean(values[:5])
+
+
+@pytest.fixture(scope="session")
+def alone(ray_cluster, settings):
+    """The run that others are compared with: one worker, undisturbed."""
+    run = in_run(settings, "alone", {"workers": 1})
+    result = fit(run)
+    return curve(run), result
+
+
+def test_two_workers_do_to_1e_4_what_one_does(ray_cluster, settings, alone):
+    run = in_run(settings, "together", batch_size=2)
+    result = fit(run)
+    got, (expected, one) = curve(run), alone
+    assert sorted(got) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(got.values()), list(expected.values()), atol=1e-4, rtol=0)
+    assert falls(got)
+    # Validation is shared out, and its sum is that of one.
+    assert result.metrics["valid/loss"] == pytest.approx(one.metrics["valid/loss"], abs=1e-4)
+
+
+def test_both_stages_of_the_enhancer_train_on_two_workers_and_restore(ray_cluster, settings, alone):
+    stage_1 = in_run(settings, "stage_1", stage="autoencoder", denoiser_from=alone[1].checkpoint)
+    first = fit(stage_1)
+    assert falls(curve(stage_1))
+    assert sorted(curve(stage_1, "train/critics_mpd_fake")) == list(range(16, STEPS + 1))
+    same = in_run(stage_1, "stage_1_alone", {"workers": 1}, batch_size=8)
+    fit(same)
+    # The losses' norms and the statistics are of all workers' batch; adversarial steps amplify rounding.
+    before_critics = slice(0, 15)
+    np.testing.assert_allclose(
+        list(curve(stage_1).values())[before_critics], list(curve(same).values())[before_critics], atol=1e-4
+    )
+
+    flow = dataclasses.replace(
+        settings.flow, autoencoder_from=f"{settings.cluster.storage}/stage_1", validation_nfe=2
+    )
+    stage_2 = in_run(settings, "stage_2", stage="flow", flow=flow)
+    second = fit(stage_2)
+    assert falls(curve(stage_2))
+    assert first.checkpoint.startswith("s3://")
+    enhancer = Enhancer.load(second.checkpoint, device="cpu")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(30_000).astype(np.float32)
+    restored, _ = enhancer.enhance(noise, MODEL_RATE, EnhanceOptions(mode="enhance", nfe=2))
+    assert restored.shape == noise.shape and np.isfinite(restored).all()
+
+
+def worker_pids():
+    """Processes of Ray Train's workers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::RayTrainWorker"):
+            found.append(int(folder.name))
+    return found
+
+
+def wait_until(condition, timeout=90):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def checkpoints(settings):
+    storage = fsspec.filesystem("s3")
+    storage.invalidate_cache()
+    folder = f"{settings.cluster.storage}/{settings.cluster.run}".removeprefix("s3://")
+    return sorted(name.rpartition("/")[2] for name in storage.glob(f"{folder}/step_*"))
+
+
+def test_a_worker_that_is_killed_costs_the_steps_since_the_last_checkpoint(ray_cluster, settings, alone):
+    run = in_run(settings, "killed_worker", batch_size=2)
+    results = []
+    training = threading.Thread(target=lambda: results.append(fit(run)))
+    training.start()
+    wait_until(lambda: checkpoints(run) and len(worker_pids()) == 2)
+    os.kill(worker_pids()[0], signal.SIGKILL)
+    training.join(120)
+    assert results, "the training did not end"
+    got = curve(run)
+    assert sorted(got) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(got.values()), list(alone[0].values()), atol=1e-4, rtol=0)
+    parts = fsspec.filesystem("s3").glob("tests/runs/killed_worker/board/metrics-*.jsonl")
+    assert len(parts) == 2, "the group did not start a second time"
+
+
+def start_driver(run, cluster, tmp_path):
+    config.save(run, tmp_path / "run.yaml")
+    job = [sys.executable, "jobs/train.py", str(tmp_path / "run.yaml"), "--address", cluster.address]
+    log = (tmp_path / "log").open("a")
+    return subprocess.Popen(job, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY)
+
+
+def test_the_same_command_goes_on_after_the_driver_was_killed(ray_cluster, settings, alone, tmp_path):
+    run = in_run(settings, "killed_driver", batch_size=2)
+    driver = start_driver(run, ray_cluster, tmp_path)
+    wait_until(lambda: checkpoints(run) or driver.poll() is not None)
+    driver.kill()
+    driver.wait()
+    again = start_driver(run, ray_cluster, tmp_path)
+    answer, _ = again.communicate(timeout=150)
+    assert again.returncode == 0, (tmp_path / "log").read_text()[-3000:]
+    assert json.loads(answer.splitlines()[-1])["checkpoint"].endswith(f"step_{STEPS:08d}")
+    got = curve(run)
+    assert sorted(got) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(got.values()), list(alone[0].values()), atol=1e-4, rtol=0)
+
+
+def test_a_run_grows_with_the_cluster_and_shrinks_with_it(ray_cluster, settings, tmp_path):
+    optimizer = dataclasses.replace(settings.optimizer, max_steps=100_000)
+    cluster = {"workers": (1, 2), "worker_resources": {"trainer": 1}}
+    run = in_run(settings, "elastic", cluster, batch_size=2, optimizer=optimizer, validate_every=100_000)
+
+    def group_size():
+        sizes = curve(run, "train/workers")
+        return sizes[max(sizes)] if sizes else 0
+
+    first = ray_cluster.add_node(num_cpus=1, resources={"trainer": 1}, object_store_memory=80 * 2**20)
+    driver = start_driver(run, ray_cluster, tmp_path)
+    second = None
+    try:
+        wait_until(lambda: group_size() == 1)
+        second = ray_cluster.add_node(num_cpus=1, resources={"trainer": 1}, object_store_memory=80 * 2**20)
+        wait_until(lambda: group_size() == 2)
+        ray_cluster.remove_node(second, allow_graceful=False)
+        second = None
+        wait_until(lambda: group_size() == 1)
+    finally:
+        driver.kill()
+        driver.wait()
+        for node in filter(None, (first, second)):
+            ray_cluster.remove_node(node)
+    sizes = curve(run, "train/workers")
+    assert sorted(sizes) == list(range(1, max(sizes) + 1)), "steps are missing"
+
+
+def test_a_corpus_that_is_not_there_stops_the_run_with_one_clear_error(ray_cluster, settings):
+    nowhere = dataclasses.replace(settings.corpus, speech=("nowhere",))
+    with pytest.raises(ConfigError, match="nowhere"):
+        fit(in_run(settings, "nowhere", corpus=nowhere))
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_at_once(ray_cluster, settings):
+    with pytest.raises(ConfigError, match="cluster has 6"):
+        fit(in_run(settings, "too_many", {"workers": 50}))
