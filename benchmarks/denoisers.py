@@ -45,7 +45,7 @@ def ours(model: str) -> Denoise:
     """What a user gets from the model folder ``model``, or from `default`."""
     from enhance_ray import Enhancer
 
-    enhancer = Enhancer.load(model, device="cpu")
+    enhancer = Enhancer.load(model, device="cpu", denoiser_only=True)
     return lambda noisy: enhancer.denoise(noisy.astype(np.float32), mixtures.RATE)[0]
 
 

@@ -88,9 +88,7 @@ def main() -> None:
     for gpu, speed in GPU_BANDWIDTH.items():
         projected = step * bandwidth / speed
         cores[gpu] = settings.batch_size / projected / per_core / 0.8
-        print(
-            f"  {gpu:12} {1000 * projected:6.1f} ms a step: {cores[gpu]:5.0f} cores keep it 80 % supplied or more"
-        )
+        print(f"  {gpu:12} {1000 * projected:6.1f} ms a step: {cores[gpu]:5.0f} cores feed it")
     print(json.dumps({"per_second": rates, "waiting": waiting, "step": step, "cores": cores}))
 
 

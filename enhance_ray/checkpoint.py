@@ -91,9 +91,13 @@ def load(model: str | Path = DEFAULT, *, denoiser_only: bool = False) -> Model:
     if "://" in str(model):
         with copied(str(model)) as folder:
             return _load(folder, str(model), denoiser_only=denoiser_only)
-    folder = default_folder() if str(model) == DEFAULT else Path(model)
+    folder = default_folder(denoiser_only=denoiser_only) if str(model) == DEFAULT else Path(model)
     if not folder.is_dir():
-        raise CheckpointError(model, "there is no such folder")
+        reason = "there is no such folder"
+        if str(model) == DEFAULT:
+            # `.rayignore` leaves it out of a job's upload, which has a limit.
+            reason = f"{folder} is not in this copy of the package: install it, or name a model by its URI"
+        raise CheckpointError(model, reason)
     return _load(folder, str(folder), denoiser_only=denoiser_only)
 
 
@@ -183,9 +187,10 @@ def _with_weights(path: str | Path, net: Net, weights: Mapping[str, Tensor]) -> 
     return net.requires_grad_(False).eval()
 
 
-def default_folder() -> Path:
-    """The folder of the weights that ship in the package."""
-    return Path(str(importlib.resources.files("enhance_ray"))) / "weights" / "denoiser"
+def default_folder(*, denoiser_only: bool = False) -> Path:
+    """The folder of the weights that ship in the package: the enhancer's, or those of its denoiser."""
+    name = "denoiser" if denoiser_only else "enhancer"
+    return Path(str(importlib.resources.files("enhance_ray"))) / "weights" / name
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -268,11 +268,18 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 def _export(parsed: argparse.Namespace) -> int:
     from enhance_ray import checkpoint
 
-    model = checkpoint.load(parsed.checkpoint)
+    model = checkpoint.load(checkpoint.newest(parsed.checkpoint))
     weights = (model.net or model.denoiser).state_dict()
     card = Path(parsed.card).read_text(encoding="utf-8") if parsed.card else None
     target = _model_dir(parsed)
-    checkpoint.save(target, model.config, weights, half=not parsed.full, card=card)
+    advice = {"nfe": parsed.nfe, "prior_temperature": parsed.prior_temperature}
+    given = {name: value for name, value in advice.items() if value is not None}
+    settings = model.config
+    if given:
+        if settings.enhancer is None:
+            raise ConfigError("--nfe, --prior-temperature", f"{model.path} is a denoiser alone")
+        settings = dataclasses.replace(settings, enhancer=dataclasses.replace(settings.enhancer, **given))
+    checkpoint.save(target, settings, weights, half=not parsed.full, card=card)
     _print(str(target))
     return 0
 
@@ -423,6 +430,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="model folder of a run")
     export.add_argument("model_dir", metavar="MODEL_DIR", help="model folder to write")
     export.add_argument("--card", metavar="FILE", help="card.md that says what the model is")
+    export.add_argument("--nfe", type=int, metavar="N", help="evaluations that the model is to recommend")
+    export.add_argument(
+        "--prior-temperature", type=float, metavar="X", help="share of noise that it is to recommend"
+    )
     export.add_argument("--full", action="store_true", help="keep float32 instead of halving the file")
     export.add_argument("-f", "--force", action="store_true", help="replace MODEL_DIR")
 
@@ -495,7 +506,7 @@ def _add_recording_arguments(parser: argparse.ArgumentParser, *, enhances: bool)
                 dest=field.name,
                 type=_yaml_value,
                 metavar=_metavar(hints[field.name]),
-                help=f"{field.metadata['help']} (default: {field.default})".replace("%", "%%"),
+                help=_option_help(field).replace("%", "%%"),
             )
 
     work = parser.add_argument_group("work")
@@ -527,6 +538,11 @@ def _add_recording_arguments(parser: argparse.ArgumentParser, *, enhances: bool)
     )
 
 
+def _option_help(field: dataclasses.Field[Any]) -> str:
+    text: str = field.metadata["help"]
+    return text if field.default is None else f"{text} (default: {field.default})"
+
+
 def _yaml_value(text: str) -> Any:
     return yaml.safe_load(text)
 
@@ -534,8 +550,10 @@ def _yaml_value(text: str) -> Any:
 def _metavar(kind: Any) -> str:
     choices = []
     for part in typing.get_args(kind) or (kind,):
-        if part is float:
-            choices.append("X")
+        if part in (float, int):
+            choices.append("X" if part is float else "N")
+        elif part is type(None):
+            continue
         else:
             choices += map(str, typing.get_args(part) or (part,))
     return "|".join(choices)

@@ -80,11 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lambd", type=float, default=defaults.denoise_strength, help="denoise strength, 0 to 1"
     )
-    parser.add_argument(
-        "--tau", type=float, default=defaults.prior_temperature, help="prior temperature, 0 to 1"
-    )
+    parser.add_argument("--tau", type=float, default=0.5, help="prior temperature, 0 to 1")
     parser.add_argument("--solver", choices=get_args(Solver), default=defaults.solver, help="of the flow")
-    parser.add_argument("--nfe", type=int, default=defaults.nfe, help="evaluations of the velocity field")
+    parser.add_argument("--nfe", type=int, default=64, help="evaluations of the velocity field")
     parser.add_argument(
         "--parallel_mode", action="store_true", help="any order, and skip what exists: for several processes"
     )

@@ -41,8 +41,11 @@ class EnhanceOptions:
     mode: Literal["denoise", "enhance"] = _option(
         "denoise", "what is run: the denoiser alone, or the whole chain"
     )
-    nfe: int = _option(
-        64, "evaluations of the velocity field for each segment, 1 to 1024; time grows with it", enhances=True
+    nfe: int | None = _option(
+        None,
+        "evaluations of the velocity field for each segment, 1 to 1024; time grows with it;"
+        " without one, what the model recommends",
+        enhances=True,
     )
     solver: Solver = _option(  # noqa: RUF009 - the same as every other field
         "midpoint", "how the flow is integrated", enhances=True
@@ -53,9 +56,10 @@ class EnhanceOptions:
         alias="lambd",
         enhances=True,
     )
-    prior_temperature: float = _option(
-        0.5,
-        "share of noise in where generation starts, 0 to 1: more invents more",
+    prior_temperature: float | None = _option(
+        None,
+        "share of noise in where generation starts, 0 to 1: more invents more;"
+        " without one, what the model recommends",
         alias="tau",
         enhances=True,
     )
@@ -81,9 +85,10 @@ class EnhanceOptions:
 
     def __post_init__(self) -> None:
         for name in ("strength", "denoise_strength", "prior_temperature"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(name, f"must be within [0, 1], got {getattr(self, name)}")
-        if not 1 <= self.nfe <= 1024:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(name, f"must be within [0, 1], got {value}")
+        if self.nfe is not None and not 1 <= self.nfe <= 1024:
             raise ConfigError("nfe", f"must be within [1, 1024], got {self.nfe}")
         if self.seed < 0:
             raise ConfigError("seed", f"must not be negative, got {self.seed}")

@@ -164,7 +164,7 @@ class Enhancer:
                     "this model is a denoiser alone and cannot enhance; give a whole one, such as "
                     f"{resemble.PUBLISHED}",
                 )
-            ode.steps(options.solver, options.nfe)
+            ode.steps(options.solver, options.nfe or self.net.config.nfe)
 
     @property
     def batch_size(self) -> int:

@@ -138,7 +138,7 @@ def fit(config: ClusterTrainConfig) -> FitResult:
                 checkpoint_score_attribute="valid/loss",
                 checkpoint_score_order="min",
             ),
-            callbacks=[_Narrator(config.optimizer.max_steps)],  # type: ignore[list-item]
+            callbacks=[_Narrator()],  # type: ignore[list-item]
         ),
     )
     result = trainer.fit()
@@ -210,20 +210,24 @@ class RayContext:
         *,
         saving: bool = False,
     ) -> None:
-        """Tell Ray Train, all workers together; with a checkpoint the curves go to the storage, too."""
-        if self.rank == 0:
-            if metrics and not saving:
+        """Log; with a checkpoint tell Ray Train, all workers together, and bring the curves to the storage.
+
+        Ray Train fetches a report every other second and lets the workers wait for it: too long to do so
+        with every line of the log.
+        """
+        if not saving:
+            if self.rank == 0 and metrics:
                 self._first_step = self._first_step or step
                 self._lines.append(json.dumps({"step": step, **metrics}) + "\n")
-            if saving:
-                self._upload_board()
-        kept = ray.train.Checkpoint.from_directory(str(checkpoint)) if checkpoint else None
-        # Without a score a checkpoint would be the worst of all, and the newest matters most.
-        scored = {"valid/loss": float("inf"), **metrics} if saving else dict(metrics)
+                logger.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+            return
+        if self.rank == 0:
+            self._upload_board()
+        # Without a score a checkpoint counts as the worst, but the newest is kept in any case.
         ray.train.report(
-            {"step": step, **scored},
-            checkpoint=kept,
-            checkpoint_dir_name=f"step_{step:08d}" if saving else None,
+            {"step": step, "valid/loss": float("inf"), **metrics},
+            checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)) if checkpoint else None,
+            checkpoint_dir_name=f"step_{step:08d}",
             delete_local_checkpoint_after_upload=True,
         )
 
@@ -245,22 +249,15 @@ class RayContext:
 
 
 class _Narrator(UserCallback):
-    """Says on the driver's log how the run goes."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    """Says on the driver's log what happens to the run as a whole."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        news = {name: value for name, value in metrics[0].items() if name != "step"}
         if checkpoint is not None:
             logger.info("step %d: checkpoint %s", metrics[0]["step"], checkpoint.path)
-        elif news:
-            text = ", ".join(f"{name} {value:.4g}" for name, value in news.items())
-            logger.info("step %d/%d: %s", metrics[0]["step"], self.steps, text)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in worker_exceptions.items():
-            logger.warning("worker %d stopped: %s", rank, error)
+            logger.warning("worker %d stopped: %s", rank, str(error).strip().splitlines()[-1])
 
 
 def _train_on_worker(arguments: dict[str, Any]) -> EnhanceRayError | None:

@@ -58,6 +58,10 @@ class EnhancerConfig:
     """How unevenly the flow's times lie (`ode.warp`)."""
     gaussian_prior: bool = False
     """Start the flow in noise alone, and not in a blend with the latent of what came in."""
+    nfe: int = 64
+    """Evaluations of the velocity field where a user names none."""
+    prior_temperature: float = 0.5
+    """Share of noise in where the flow starts, where a user names none."""
 
     def __post_init__(self) -> None:
         if self.mels < 1 or self.n_fft < 16 or self.n_fft % 2:
@@ -66,6 +70,8 @@ class EnhancerConfig:
             raise ConfigError("magnitude_floor, latent_scale", "must be positive")
         if self.time_divisor < 2:
             raise ConfigError("time_divisor", f"must be at least 2, got {self.time_divisor}")
+        if self.nfe < 1 or not 0 <= self.prior_temperature <= 1:
+            raise ConfigError("nfe, prior_temperature", "must be at least 1, and within [0, 1]")
 
     @property
     def hop(self) -> int:
@@ -190,13 +196,16 @@ class EnhancerNet(nn.Module):
             )
         noisy = normalise_peak(noisy.float())
         strength = options.denoise_strength
+        temperature = options.prior_temperature
+        if temperature is None:
+            temperature = self.config.prior_temperature
         denoised = self.denoised(noisy) if strength else noisy
         mel = self.normalise(noisy)
         latent = self.flow.sample(
-            self.start(mel, prior_noise.to(mel), options.prior_temperature),
+            self.start(mel, prior_noise.to(mel), temperature),
             self.conditioning(denoised, mel, strength),
             solver=options.solver,
-            nfe=options.nfe,
+            nfe=options.nfe or self.config.nfe,
         )
         features = self.autoencoder.decode(latent / self.config.latent_scale)
         guide = strength * denoised + (1 - strength) * noisy

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from enhance_ray.training.stages import FlowDraws
 
-_VOCODER, _FLOW = 101, 102
+_VOCODER, _FLOW, _PRIOR = 101, 102, 103
 """Set the streams apart from each other and from those of `examples`."""
 
 
@@ -21,6 +21,18 @@ def vocoder_noise(
     """Standard normal noise for the vocoder, a row for each example."""
     rows = [_rng(seed, _VOCODER, i).standard_normal((channels, frames), np.float32) for i in indices]
     return torch.from_numpy(np.stack(rows))
+
+
+def prior_noise(
+    seed: int, indices: Sequence[int], latent: int, frames: int, temperature: tuple[float, float]
+) -> tuple[Float[Tensor, "batch latent frame"], Float[Tensor, " batch"]]:
+    """Where the flow of stage 3 starts: standard normal noise, and its share, uniform in ``temperature``."""
+    noise, shares = [], []
+    for index in indices:
+        rng = _rng(seed, _PRIOR, index)
+        shares.append(np.float32(rng.uniform(*temperature)))
+        noise.append(rng.standard_normal((latent, frames), np.float32))
+    return torch.from_numpy(np.stack(noise)), torch.from_numpy(np.stack(shares))
 
 
 def flow_draws(seed: int, indices: Sequence[int], latent: int, frames: int) -> FlowDraws:

@@ -78,7 +78,9 @@ def run(
         "speech: %d recordings, noise: %d, rooms: %d", len(banks.speech), len(banks.noise), len(banks.rooms)
     )
     trainer = Trainer(config, context, banks)
-    with Board(context.folder if context.rank == 0 else None) as board:
+    board_folder = context.folder if context.rank == 0 else None
+    settings = configuration.to_tree(config)
+    with Board(board_folder, track=config.track, name=config.name, settings=settings) as board:
         return _run(trainer, feed or _local_feed(config, context, banks), validator, board, progress)
 
 
@@ -236,7 +238,6 @@ def _run(
             board.scalars(step, "valid", scores)
             board.examples(step, pictures, MODEL_RATE)
             context.report(step, {f"valid/{name}": value for name, value in scores.items()})
-            logger.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
             meter.restart()
         if step % config.checkpoint_every == 0 or finished:
             folder = context.folder / "saving"

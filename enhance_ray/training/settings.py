@@ -50,6 +50,25 @@ class FlowStageConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VocoderStageConfig:
+    """What stage 3 alone needs: the vocoder learns from what the flow gives. The original has none."""
+
+    loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
+    """Of waveforms; the weight of the mel does not count."""
+    nfe: int = 4
+    """Evaluations of the velocity field for each example, in training and validation."""
+    prior_temperature: tuple[float, float] = (0.0, 0.6)
+    """Range of the share of noise in where the flow starts."""
+
+    def __post_init__(self) -> None:
+        if self.nfe < 2:
+            raise ConfigError("nfe", f"must be at least 2, got {self.nfe}")
+        low, high = self.prior_temperature
+        if not 0 <= low <= high <= 1:
+            raise ConfigError("prior_temperature", f"expected 0 <= low <= high <= 1, got [{low}, {high}]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """One training run.
 
@@ -57,8 +76,9 @@ class TrainConfig:
         ConfigError: a value is out of its range.
     """
 
-    stage: Literal["denoiser", "autoencoder", "flow"] = "denoiser"
-    """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow."""
+    stage: Literal["denoiser", "autoencoder", "flow", "vocoder"] = "denoiser"
+    """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow; and if wanted a third
+    stage, the vocoder on what the flow gives."""
     name: str = "denoiser"
     """Name of the model, for its config.yaml and reports."""
     seed: int = 0
@@ -83,8 +103,11 @@ class TrainConfig:
     """Of the denoiser's stage."""
     autoencoder: AutoencoderStageConfig = field(default_factory=AutoencoderStageConfig)
     flow: FlowStageConfig = field(default_factory=FlowStageConfig)
+    vocoder: VocoderStageConfig = field(default_factory=VocoderStageConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Of what learns; the critics have one of their own with the same settings."""
+    track: Literal["mlflow", "wandb"] | None = None
+    """Who is told of the curves, beside TensorBoard."""
     log_every: int = 50
     """Steps between lines of the log."""
     validate_every: int = 5000
@@ -106,3 +129,5 @@ class TrainConfig:
             raise ConfigError("workers", f"must not be negative, got {self.workers}")
         if self.stage == "flow" and self.init_from is None and self.flow.autoencoder_from is None:
             raise ConfigError("flow: autoencoder_from", "stage 2 needs a stage 1 to build on, or init_from")
+        if self.stage == "vocoder" and self.init_from is None:
+            raise ConfigError("init_from", "stage 3 needs a whole model to begin with")

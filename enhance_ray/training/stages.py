@@ -121,19 +121,74 @@ def autoencoder_loss(
     # At a peak of 1, because a source-filter vocoder answers at its guide's level.
     guide = clean if guide is None else normalise_peak(guide)
     estimate = net.synthesise(features, guide[:, :whole], vocoder_noise)
+    parts |= _waveform_losses(estimate, clean, weights, total)
+    whole_loss = torch.stack(list(parts.values())).sum()
+    metrics = {name: value.detach() for name, value in parts.items()}
+    return AutoencoderResult(whole_loss, metrics, estimate, latent.detach())
+
+
+def vocoder_step(
+    net: EnhancerNet,
+    noisy: Float[Tensor, "batch time"],
+    clean: Float[Tensor, "batch time"],
+    vocoder_noise: Float[Tensor, "batch noise padded_frame"],
+    prior: Float[Tensor, "batch latent frame"],
+    temperature: Float[Tensor, " batch"],
+    *,
+    nfe: int,
+    loss: AutoencoderLossConfig | None = None,
+    total: Total = alone,
+) -> StepResult:
+    """Stage 3, which the original lacks: the vocoder learns to speak from what the flow gives.
+
+    A flow's latents are not those of clean speech. A vocoder that has met them knows how far to trust them,
+    and where its guide is the better witness.
+
+    Args:
+        net: of which the vocoder learns.
+        noisy: degraded speech at any level.
+        clean: what the chain should give.
+        vocoder_noise: standard normal, as in `autoencoder_loss`.
+        prior: standard normal, where the flow starts.
+        temperature: share of it in the start.
+        nfe: evaluations of the velocity field.
+        loss: weights; that of the mel does not count.
+        total: adds up over workers.
+    """
+    noisy, clean = normalise_peak(noisy), normalise_peak(clean)
+    with torch.no_grad():
+        denoised = net.denoiser(noisy).float()
+        mel = net.normalise(noisy)
+        latent = net.flow.sample(
+            net.start(mel, prior, temperature[:, None, None]),
+            net.conditioning(denoised, mel, 1.0),
+            solver="midpoint",
+            nfe=nfe,
+        )
+        features = net.autoencoder.decode(latent / net.config.latent_scale)
+    guide = normalise_peak(denoised)[:, : features.shape[-1] * net.hop]
+    estimate = net.synthesise(features, guide, vocoder_noise)
+    parts = _waveform_losses(estimate, clean, loss or AutoencoderLossConfig(), total)
+    whole = torch.stack(list(parts.values())).sum()
+    return StepResult(whole, {name: value.detach() for name, value in parts.items()}, estimate.detach())
+
+
+def _waveform_losses(
+    estimate: Tensor, clean: Tensor, weights: AutoencoderLossConfig, total: Total
+) -> dict[str, Tensor]:
+    parts: dict[str, Tensor] = {}
     if weights.stft:
         parts |= {name: weights.stft * part for name, part in stft_loss(estimate, clean, total).items()}
     if weights.spectrum:
+        clean = clean[:, : estimate.shape[-1]]
         by_resolution = [
             compressed_spectral_loss(
-                estimate, clean[:, :whole], window_length=window, complex_share=weights.complex_share
+                estimate, clean, window_length=window, complex_share=weights.complex_share
             )
             for window in weights.resolutions
         ]
         parts["spectrum"] = weights.spectrum * torch.stack(by_resolution).mean()
-    whole_loss = torch.stack(list(parts.values())).sum()
-    metrics = {name: value.detach() for name, value in parts.items()}
-    return AutoencoderResult(whole_loss, metrics, estimate, latent.detach())
+    return parts
 
 
 class FlowDraws(NamedTuple):

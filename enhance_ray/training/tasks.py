@@ -3,6 +3,7 @@
     denoiser       the denoiser alone
     autoencoder    stage 1: autoencoder and vocoder, with critics from some step on
     flow           stage 2: the flow, and if wanted the denoiser, on a frozen stage 1
+    vocoder        a third one, which the original lacks: the vocoder on what the flow gives
 
 A task owns networks and learners; the loop owns time, the moving average and checkpoints.
 """
@@ -25,14 +26,14 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.denoiser import Denoiser, normalise_peak
 from enhance_ray.models.discriminators import Discriminator
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
-from enhance_ray.models.layers import Total
+from enhance_ray.models.layers import Total, alone
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.training.context import TrainContext
-from enhance_ray.training.draws import flow_draws, vocoder_noise
+from enhance_ray.training.draws import flow_draws, prior_noise, vocoder_noise
 from enhance_ray.training.examples import Banks, Batch, Part, make_clean
 from enhance_ray.training.learner import Learner
 from enhance_ray.training.losses import AutoencoderLossConfig, discriminator_loss, generator_loss
-from enhance_ray.training.settings import TrainConfig
+from enhance_ray.training.settings import TrainConfig, VocoderStageConfig
 from enhance_ray.training.stages import (
     AutoencoderResult,
     FlowDraws,
@@ -41,6 +42,7 @@ from enhance_ray.training.stages import (
     autoencoder_step,
     denoiser_step,
     flow_step,
+    vocoder_step,
 )
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,8 @@ def build(config: TrainConfig, context: TrainContext, banks: Banks) -> Task:
         return DenoiserTask(config, context)
     if config.stage == "autoencoder":
         return AutoencoderTask(config, context)
+    if config.stage == "vocoder":
+        return VocoderTask(config, context)
     return FlowTask(config, context, banks)
 
 
@@ -270,6 +274,72 @@ class FlowTask:
         return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
 
 
+class VocoderTask:
+    """Stage 3: the vocoder learns to speak from what the flow gives."""
+
+    parts: tuple[Part, ...] = ("noisy", "clean")
+
+    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+        """Build, on the context's device."""
+        self.config = config
+        self.net = net = _start_enhancer(config, "vocoder").to(context.device)
+        self.model_config = _describe(config, net, "enhancer")
+        net.requires_grad_(False)
+        net.vocoder.requires_grad_(True)
+        self.step = context.wrap(_VocoderStep(net, config.vocoder, context.total))
+        self.learners = {"generator": Learner(net.parameters(), config.optimizer, context.device)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """See `stages.vocoder_step`."""
+        result: StepResult = self.step(batch["noisy"], batch["clean"], *self._draws(batch))
+        norm = self.learners["generator"].step(result.loss)
+        return {**result.metrics, "loss": result.loss.detach(), "gradient_norm": norm}
+
+    def listen(self, batch: Batch) -> Heard:
+        """The whole chain, from the mixture to restored speech."""
+        result: StepResult = _VocoderStep(self.net, self.config.vocoder, alone)(
+            batch["noisy"], batch["clean"], *self._draws(batch)
+        )
+        return Heard(float(result.loss), result.estimate[0], batch["clean"][0, : result.estimate.shape[-1]])
+
+    def others(self) -> dict[str, nn.Module]:
+        """None."""
+        return {}
+
+    def _draws(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        settings, device, indices = self.net.config, batch["noisy"].device, batch["index"].tolist()
+        frames = batch["noisy"].shape[-1] // self.net.hop
+        noise = vocoder_noise(
+            self.config.seed, indices, settings.noise_channels, frames + settings.noise_padding
+        )
+        latent, temperature = settings.autoencoder.latent, self.config.vocoder.prior_temperature
+        prior, share = prior_noise(self.config.seed, indices, latent, frames, temperature)
+        return noise.to(device), prior.to(device), share.to(device)
+
+
+class _VocoderStep(nn.Module):
+    """Stage 3's step as a module, so that it can be wrapped."""
+
+    def __init__(self, net: EnhancerNet, settings: VocoderStageConfig, total: Total) -> None:
+        super().__init__()
+        self.net, self.settings, self.total = net, settings, total
+
+    def forward(
+        self, noisy: Tensor, clean: Tensor, noise: Tensor, prior: Tensor, temperature: Tensor
+    ) -> StepResult:
+        return vocoder_step(
+            self.net,
+            noisy,
+            clean,
+            noise,
+            prior,
+            temperature,
+            nfe=self.settings.nfe,
+            loss=self.settings.loss,
+            total=self.total,
+        )
+
+
 class _AutoencoderStep(nn.Module):
     """Stage 1's step as a module, so that it can be wrapped."""
 
@@ -314,7 +384,7 @@ def measure_latent_scale(net: EnhancerNet, banks: Banks, config: TrainConfig) ->
 
 def _start_denoiser(config: TrainConfig) -> Denoiser:
     source = config.init_from
-    net = resemble.load_model(source).denoiser if source else Denoiser(config.model)
+    net = resemble.load_model(source, denoiser_only=True).denoiser if source else Denoiser(config.model)
     return net.requires_grad_(True).train()
 
 
@@ -327,13 +397,19 @@ def _start_enhancer(config: TrainConfig, stage: str) -> EnhancerNet:
         assert config.flow.autoencoder_from is not None
         net = _on_stage_1(config, _whole(config.flow.autoencoder_from, "flow: autoencoder_from"))
     if config.denoiser_from is not None:
-        net.denoiser.load_state_dict(resemble.load_model(config.denoiser_from).denoiser.state_dict())
+        net.denoiser.load_state_dict(
+            resemble.load_model(config.denoiser_from, denoiser_only=True).denoiser.state_dict()
+        )
     return net.train()
 
 
 def _denoiser_config(config: TrainConfig) -> Any:
     """The denoiser's sizes: those of the one to start with, or what the run says."""
-    return resemble.load_model(config.denoiser_from).denoiser.config if config.denoiser_from else config.model
+    return (
+        resemble.load_model(config.denoiser_from, denoiser_only=True).denoiser.config
+        if config.denoiser_from
+        else config.model
+    )
 
 
 def _on_stage_1(config: TrainConfig, first: EnhancerNet) -> EnhancerNet:

@@ -22,6 +22,7 @@ os.environ.update(
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
     RAY_health_check_initial_delay_ms="1000",
     RAY_health_check_period_ms="500",
     RAY_health_check_timeout_ms="1000",

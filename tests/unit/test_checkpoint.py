@@ -55,12 +55,43 @@ def test_equal_models_have_equal_fingerprints_and_others_do_not(folder):
     assert checkpoint.load(folder.parent / "other").fingerprint != model.fingerprint
 
 
-def test_the_default_model_ships_with_the_package_within_its_size():
-    model = checkpoint.load()
-    assert model.config.kind == "denoiser"
-    weights = checkpoint.default_folder() / checkpoint.WEIGHTS_NAME
-    assert weights.stat().st_size <= 12 * 2**20
-    assert (checkpoint.default_folder() / checkpoint.CARD_NAME).is_file()
+@pytest.mark.parametrize(("alone", "kind", "megabytes"), [(True, "denoiser", 12), (False, "enhancer", 40)])
+def test_the_default_models_ship_with_the_package_within_their_sizes(alone, kind, megabytes):
+    assert checkpoint.load(denoiser_only=alone).config.kind == kind
+    folder = checkpoint.default_folder(denoiser_only=alone)
+    assert (folder / checkpoint.WEIGHTS_NAME).stat().st_size <= megabytes * 1e6
+    assert (folder / checkpoint.CARD_NAME).is_file()
+
+
+def test_the_default_enhancer_has_the_default_denoiser():
+    """So that denoising alone and in the chain sound alike."""
+    alone, in_chain = (checkpoint.load(denoiser_only=alone).denoiser.state_dict() for alone in (True, False))
+    torch.testing.assert_close(in_chain, alone, rtol=0, atol=0)
+
+
+def test_the_newest_checkpoint_of_a_training_is_what_its_folder_means(tmp_path):
+    model = checkpoint.load(denoiser_only=True)
+    for step in (9, 10):
+        folder = tmp_path / "run" / "checkpoints" / f"step_{step:08d}"
+        checkpoint.save(folder, model.config, model.denoiser.state_dict())
+    assert checkpoint.newest(str(tmp_path / "run")) == str(folder)
+    assert checkpoint.newest(str(folder)) == str(folder)
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        checkpoint.newest(str(tmp_path / "empty"))
+
+
+def test_a_model_is_read_from_a_uri():
+    import fsspec
+
+    folder = checkpoint.default_folder(denoiser_only=True)
+    memory = fsspec.filesystem("memory")
+    for name in (checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME):
+        memory.pipe(f"/models/mine/{name}", (folder / name).read_bytes())
+    model = checkpoint.load("memory://models/mine")
+    assert model.fingerprint == checkpoint.load(denoiser_only=True).fingerprint
+    with pytest.raises(CheckpointError, match="no model folder"):
+        checkpoint.load("memory://models/absent")
 
 
 def test_an_absent_folder_is_named(tmp_path):

@@ -24,7 +24,7 @@ CRITICS = {"periods": [2, 3], "period_channels": [4, 8], "resolution_channels": 
 
 
 def settings(root, **changes):
-    vocoder = changes.pop("vocoder", UNIVNET)
+    vocoder = changes.pop("sound", UNIVNET)
     tree = {
         "batch_size": 2,
         "model": {"hidden": 4, "blocks": 1, "middle_blocks": 0, "features": "compressed", "bands": 32},
@@ -170,12 +170,25 @@ def test_a_denoiser_is_no_stage_1(root, stage_1, tmp_path):
 
 
 def test_a_source_filter_vocoder_learns_from_degraded_speech_in_both_stages(root, tmp_path):
-    first = train(settings(root, stage="autoencoder", vocoder=SOURCE_FILTER), tmp_path / "first")
+    first = train(settings(root, stage="autoencoder", sound=SOURCE_FILTER), tmp_path / "first")
     assert all(map(math.isfinite, curve(tmp_path / "first", "loss").values()))
     flow = {"autoencoder_from": str(tmp_path / "first"), "validation_nfe": 2}
-    second = train(settings(root, stage="flow", flow=flow, vocoder=SOURCE_FILTER), tmp_path / "second")
+    second = train(settings(root, stage="flow", flow=flow, sound=SOURCE_FILTER), tmp_path / "second")
     assert checkpoint.load(first).config.kind == "autoencoder"
     quiet = np.float32(0.01) * np.random.default_rng(0).standard_normal(30_000).astype(np.float32)
     options = EnhanceOptions(mode="enhance", nfe=2)
     restored, _ = Enhancer.load(second, device="cpu").enhance(quiet, MODEL_RATE, options)
     assert restored.shape == quiet.shape and np.isfinite(restored).all()
+
+
+def test_stage_3_teaches_the_vocoder_and_nothing_else(root, tmp_path):
+    first = train(settings(root, stage="autoencoder", sound=SOURCE_FILTER), tmp_path / "first")
+    flow = {"autoencoder_from": str(first), "validation_nfe": 2}
+    second = train(settings(root, stage="flow", flow=flow, sound=SOURCE_FILTER), tmp_path / "second")
+    third = train(
+        settings(root, stage="vocoder", init_from=str(second), vocoder={"nfe": 2}), tmp_path / "third"
+    )
+    before, after = (checkpoint.load(path).net.state_dict() for path in (second, third))
+    changed = {key.partition(".")[0] for key in after if not torch.equal(before[key], after[key])}
+    assert changed == {"vocoder"}
+    assert checkpoint.load(third).config.kind == "enhancer"

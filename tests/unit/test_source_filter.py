@@ -1,0 +1,128 @@
+"""The source-filter vocoder: it starts as its guide, keeps its level, and rows do not meet."""
+
+import numpy as np
+import pytest
+import torch
+from small_models import SMALL_DENOISER, SMALL_ENHANCER
+
+from enhance_ray.errors import CheckpointError, ConfigError
+from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
+from enhance_ray.models.source_filter import SourceFilterConfig, SourceFilterVocoder
+from enhance_ray.options import EnhanceOptions
+
+FRAMES, HOP = 40, 420
+CONFIG = SourceFilterConfig(bands=64, hidden=16, blocks=1, groups=4)
+
+
+def guide(rows=1, frequency=200.0):
+    time = torch.arange(FRAMES * HOP) / 44_100
+    voice = sum(torch.sin(2 * torch.pi * frequency * k * time) / k for k in range(1, 15))
+    return (voice / voice.abs().max()).expand(rows, -1)
+
+
+def inputs(rows=1):
+    generator = torch.Generator().manual_seed(0)
+    features, mel, noise = (
+        torch.randn(rows, channels, FRAMES, generator=generator) for channels in (28, 24, HOP)
+    )
+    return features, guide(rows), mel, noise
+
+
+@pytest.fixture
+def vocoder():
+    torch.manual_seed(0)
+    return SourceFilterVocoder(28, 24, CONFIG).eval()
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    config = EnhancerConfig(
+        mels=24,
+        autoencoder=SMALL_ENHANCER.autoencoder,
+        velocity=SMALL_ENHANCER.velocity,
+        source_filter=CONFIG,
+        nfe=2,
+        prior_temperature=0.25,
+    )
+    net = EnhancerNet(config, SMALL_DENOISER).eval()
+    # As after training: the gains are not what they start as.
+    torch.nn.init.normal_(net.vocoder.net[-1].weight, std=0.02)
+    return net
+
+
+@torch.inference_mode()
+def test_an_untrained_one_gives_back_its_guide(vocoder):
+    features, voice, mel, noise = inputs()
+    got = vocoder(features, voice, mel, noise)
+    assert got.shape == voice.shape
+    inner = slice(2000, -2000)
+    error = (got - voice)[:, inner].square().mean() / voice[:, inner].square().mean()
+    assert 10 * torch.log10(error) < -20
+
+
+@torch.inference_mode()
+def test_rectifying_brings_harmonics_where_the_guide_has_none(vocoder):
+    """At multiples of the guide's pitch, up to any frequency."""
+    _, voice, _, noise = inputs()
+    of_guide, made, _ = (source[0, :, 10:-10].abs().mean(-1) for source in vocoder.sources(voice, noise))
+    high = slice(int(8000 / 44_100 * CONFIG.n_fft), int(12_000 / 44_100 * CONFIG.n_fft))
+    assert of_guide[high].max() < 0.01 * of_guide.max()
+    spectrum = made[high].numpy()
+    harmonic_distance = 200 / 44_100 * CONFIG.n_fft
+    power = np.abs(np.fft.rfft(spectrum - spectrum.mean()))
+    assert abs(np.argmax(power) * harmonic_distance / len(spectrum) - 1) < 0.15
+    assert 0.3 < made[high].square().mean().sqrt() < 3  # the envelope is flat
+
+
+@torch.inference_mode()
+def test_rows_do_not_influence_each_other(vocoder):
+    torch.nn.init.normal_(vocoder.net[-1].weight, std=0.05)
+    batch = inputs(3)
+    together = vocoder(*batch)
+    for row in range(3):
+        alone = vocoder(*(part[row : row + 1] for part in batch))
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_chain_keeps_the_level_of_what_came_in(net):
+    """The net is told of no level: what comes out has that of the denoised sound."""
+    features = torch.randn(1, 28, FRAMES)
+    noise = torch.randn(1, HOP, FRAMES)
+    loud, quiet = (net.synthesise(features, level * guide(), noise) for level in (1.0, 0.01))
+    torch.testing.assert_close(0.01 * loud, quiet, rtol=1e-3, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_what_the_model_recommends_is_what_no_wish_means(net):
+    noisy = guide() + 0.1
+    silent_wish = net(noisy, EnhanceOptions())
+    spoken = net(noisy, EnhanceOptions(nfe=2, prior_temperature=0.25))
+    torch.testing.assert_close(silent_wish, spoken, rtol=0, atol=0)
+    assert not torch.equal(silent_wish, net(noisy, EnhanceOptions(nfe=8)))
+
+
+@torch.inference_mode()
+def test_frozen_to_bfloat16_it_sounds_the_same(net):
+    noisy = guide() + 0.05 * torch.randn(1, FRAMES * HOP, generator=torch.Generator().manual_seed(1))
+    exact = net(noisy)
+    rounded = net.freeze(torch.bfloat16)(noisy)
+    error = (exact - rounded).square().mean() / exact.square().mean()
+    assert 10 * torch.log10(error) < -20
+
+
+def test_the_originals_layout_has_no_place_for_it(net, tmp_path):
+    from enhance_ray import checkpoint, resemble
+    from enhance_ray.checkpoint import ModelConfig
+
+    settings = ModelConfig(kind="enhancer", denoiser=net.denoiser.config, enhancer=net.config)
+    checkpoint.save(tmp_path / "model", settings, net.state_dict())
+    with pytest.raises(CheckpointError, match="source-filter"):
+        resemble.save(checkpoint.load(tmp_path / "model"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("settings", [{"bands": 8}, {"hidden": 30}, {"n_fft": 400}])
+def test_sizes_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        SourceFilterConfig(**settings)
