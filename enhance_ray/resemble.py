@@ -108,7 +108,7 @@ def load_model(model: str | Path, *, denoiser_only: bool = False) -> Model:
     Raises:
         CheckpointError: the model cannot be used.
     """
-    model = model if is_run(model) else checkpoint.newest(str(model))
+    model = checkpoint.newest(str(model))
     read = load if is_run(model) else checkpoint.load
     return read(model, denoiser_only=denoiser_only)
 

@@ -1,7 +1,7 @@
 """TensorBoard: curves, spectrograms of input, output and target, and their sound.
 
-Curves go to MLflow or Weights & Biases, too, where the run's `track` says so; those find their server and keys
-in their own environment variables.
+Curves go to MLflow or Weights & Biases, too, where the run's `track` says so; those find their server and
+keys in their own environment variables.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("ray")
 
@@ -21,6 +22,8 @@ from enhance_ray.cluster.train import ClusterTrainConfig, fit
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.pipeline import Enhancer
+from enhance_ray.training import loop
+from enhance_ray.training.context import METRICS_NAME, LocalContext
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 20
@@ -83,38 +86,42 @@ def falls(values):
     return np.mean(values[-5:]) < 0.95 * np.mean(values[:5])
 
 
+def on_this_machine(settings, folder, batch_size):
+    """The curve of the same run without Ray, and its checkpoint."""
+    run = dataclasses.replace(settings, batch_size=batch_size, workers=0)
+    context = LocalContext(folder, device=torch.device("cpu"))
+    scores = loop.run(run, context)
+    lines = map(json.loads, (folder / METRICS_NAME).read_text().splitlines())
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}, scores
+
+
 @pytest.fixture(scope="session")
-def alone(ray_cluster, settings):
-    """The run that others are compared with: one worker, undisturbed."""
-    run = in_run(settings, "alone", {"workers": 1})
-    result = fit(run)
-    return curve(run), result
+def alone(settings, tmp_path_factory):
+    """The run that others are compared with: one process, undisturbed."""
+    return on_this_machine(settings, tmp_path_factory.mktemp("alone"), 4)
 
 
-def test_two_workers_do_to_1e_4_what_one_does(ray_cluster, settings, alone):
+def test_two_workers_do_to_1e_4_what_one_process_does(ray_cluster, settings, alone):
     run = in_run(settings, "together", batch_size=2)
     result = fit(run)
-    got, (expected, one) = curve(run), alone
+    got, (expected, scores) = curve(run), alone
     assert sorted(got) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(got.values()), list(expected.values()), atol=1e-4, rtol=0)
     assert falls(got)
     # Validation is shared out, and its sum is that of one.
-    assert result.metrics["valid/loss"] == pytest.approx(one.metrics["valid/loss"], abs=1e-4)
+    assert result.metrics["valid/loss"] == pytest.approx(scores["loss"], abs=1e-4)
 
 
-def test_both_stages_of_the_enhancer_train_on_two_workers_and_restore(ray_cluster, settings, alone):
-    stage_1 = in_run(settings, "stage_1", stage="autoencoder", denoiser_from=alone[1].checkpoint)
+def test_both_stages_of_the_enhancer_train_on_two_workers_and_restore(ray_cluster, settings, tmp_path):
+    stage_1 = in_run(settings, "stage_1", stage="autoencoder")
     first = fit(stage_1)
     assert falls(curve(stage_1))
     assert sorted(curve(stage_1, "train/critics_mpd_fake")) == list(range(16, STEPS + 1))
-    same = in_run(stage_1, "stage_1_alone", {"workers": 1}, batch_size=8)
-    fit(same)
-    # The losses' norms and the statistics are of all workers' batch; adversarial steps amplify rounding.
+    # Norms in the losses and statistics are of all workers' batch. Adversarial steps amplify rounding.
+    expected, _ = on_this_machine(stage_1, tmp_path, 8)
     before_critics = slice(0, 15)
     np.testing.assert_allclose(
-        list(curve(stage_1).values())[before_critics],
-        list(curve(same).values())[before_critics],
-        rtol=1e-4,
+        list(curve(stage_1).values())[before_critics], list(expected.values())[before_critics], rtol=1e-4
     )
 
     flow = dataclasses.replace(
@@ -158,19 +165,21 @@ def checkpoints(settings):
 
 
 def test_a_worker_that_is_killed_costs_the_steps_since_the_last_checkpoint(ray_cluster, settings, alone):
-    run = in_run(settings, "killed_worker", batch_size=2)
+    run = in_run(settings, "killed_worker", batch_size=2, checkpoint_every=2)
     results = []
     training = threading.Thread(target=lambda: results.append(fit(run)))
     training.start()
-    wait_until(lambda: checkpoints(run) and len(worker_pids()) == 2)
+    # The first of two is complete.
+    wait_until(lambda: len(checkpoints(run)) >= 2 and len(worker_pids()) == 2)
     os.kill(worker_pids()[0], signal.SIGKILL)
     training.join(120)
     assert results, "the training did not end"
     got = curve(run)
     assert sorted(got) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(got.values()), list(alone[0].values()), atol=1e-4, rtol=0)
+    fsspec.filesystem("s3").invalidate_cache()
     parts = fsspec.filesystem("s3").glob("tests/runs/killed_worker/board/metrics-*.jsonl")
-    assert len(parts) == 2, "the group did not start a second time"
+    assert len(parts) >= 2, "the group was to start a second time"
 
 
 def start_driver(run, cluster, tmp_path):
@@ -181,9 +190,9 @@ def start_driver(run, cluster, tmp_path):
 
 
 def test_the_same_command_goes_on_after_the_driver_was_killed(ray_cluster, settings, alone, tmp_path):
-    run = in_run(settings, "killed_driver", batch_size=2)
+    run = in_run(settings, "killed_driver", batch_size=2, checkpoint_every=2)
     driver = start_driver(run, ray_cluster, tmp_path)
-    wait_until(lambda: checkpoints(run) or driver.poll() is not None)
+    wait_until(lambda: len(checkpoints(run)) >= 2 or driver.poll() is not None)
     driver.kill()
     driver.wait()
     again = start_driver(run, ray_cluster, tmp_path)
@@ -204,12 +213,12 @@ def test_a_run_grows_with_the_cluster_and_shrinks_with_it(ray_cluster, settings,
         sizes = curve(run, "train/workers")
         return sizes[max(sizes)] if sizes else 0
 
-    first = ray_cluster.add_node(num_cpus=1, resources={"trainer": 1}, object_store_memory=80 * 2**20)
+    first = ray_cluster.add_node(num_cpus=2, resources={"trainer": 1}, object_store_memory=80 * 2**20)
     driver = start_driver(run, ray_cluster, tmp_path)
     second = None
     try:
         wait_until(lambda: group_size() == 1)
-        second = ray_cluster.add_node(num_cpus=1, resources={"trainer": 1}, object_store_memory=80 * 2**20)
+        second = ray_cluster.add_node(num_cpus=2, resources={"trainer": 1}, object_store_memory=80 * 2**20)
         wait_until(lambda: group_size() == 2)
         ray_cluster.remove_node(second, allow_graceful=False)
         second = None
