@@ -2,8 +2,8 @@
 
     python benchmarks/nfe.py --data DIR [--model MODEL] [--count N] [--picture nfe.png]
 
-For held-out speech, band-limited, and noisy and band-limited (`enhance_ray.evaluation`), on all cores. The last
-line is JSON.
+For held-out speech, band-limited, and noisy and band-limited (`enhance_ray.evaluation`), on all cores. The
+last line is JSON.
 """
 
 from __future__ import annotations
