@@ -1,7 +1,8 @@
 # Every target prepares .venv first; nothing but Python 3.11 to 3.13 and make need be there.
 #
 #     make demo    restore samples/noisy, score it, write demo_out/report.html
-#     make test    all tests
+#     make test    all tests but those of
+#     make drill   killing drivers and nodes of a cluster, which take minutes
 #     make lint    ruff, mypy, import layers
 #     make bench   compare with other denoisers: make bench DATA=folder
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test drill lint format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "enhance_ray needs Python 3.11 to 3.13: make PYTHON=python3.12")'
@@ -24,6 +25,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+drill: $(STAMP)
+	$(BIN)/python -m pytest -m drill
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import ray.data
 import torch
 from ray.data import TaskPoolStrategy
@@ -33,8 +34,8 @@ from enhance_ray.training.examples import (
 
 logger = logging.getLogger(__name__)
 
-STEPS_PER_DATASET = 4096
-"""Steps that one dataset plans ahead: a million at once would be a million rows of planning."""
+STEPS_PER_DATASET = 1024
+"""Steps that one dataset plans ahead: a million at once would be as many blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +87,13 @@ class Feed:
             made = [self._make(parts, first, int(step)) for step in rows["id"]]
             return {name: np.concatenate([batch[name] for batch in made]) for name in made[0]}
 
-        blocks = -(-steps // self.data.steps_per_task)
-        dataset = ray.data.range(steps, override_num_blocks=blocks).map_batches(
+        # Blocks that are there already: a source that has to be read would cost a task for each.
+        numbers = np.arange(steps)
+        tables = [
+            pa.table({"id": numbers[start : start + self.data.steps_per_task]})
+            for start in range(0, steps, self.data.steps_per_task)
+        ]
+        dataset = ray.data.from_arrow(tables).map_batches(
             make,
             batch_size=None,
             compute=TaskPoolStrategy(size=self.data.tasks),

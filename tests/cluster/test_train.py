@@ -27,6 +27,8 @@ from enhance_ray.training.context import METRICS_NAME, LocalContext
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 20
+SLOWLY = {"validate_every": 1, "checkpoint_every": 2}
+"""Time to be killed in: steps take milliseconds, validations half a second."""
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +167,7 @@ def checkpoints(settings):
 
 
 def test_a_worker_that_is_killed_costs_the_steps_since_the_last_checkpoint(ray_cluster, settings, alone):
-    run = in_run(settings, "killed_worker", batch_size=2, checkpoint_every=2)
+    run = in_run(settings, "killed_worker", batch_size=2, **SLOWLY)
     results = []
     training = threading.Thread(target=lambda: results.append(fit(run)))
     training.start()
@@ -189,8 +191,9 @@ def start_driver(run, cluster, tmp_path):
     return subprocess.Popen(job, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY)
 
 
+@pytest.mark.drill
 def test_the_same_command_goes_on_after_the_driver_was_killed(ray_cluster, settings, alone, tmp_path):
-    run = in_run(settings, "killed_driver", batch_size=2, checkpoint_every=2)
+    run = in_run(settings, "killed_driver", batch_size=2, **SLOWLY)
     driver = start_driver(run, ray_cluster, tmp_path)
     wait_until(lambda: len(checkpoints(run)) >= 2 or driver.poll() is not None)
     driver.kill()
@@ -204,6 +207,7 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(ray_cluster, setti
     np.testing.assert_allclose(list(got.values()), list(alone[0].values()), atol=1e-4, rtol=0)
 
 
+@pytest.mark.drill
 def test_a_run_grows_with_the_cluster_and_shrinks_with_it(ray_cluster, settings, tmp_path):
     optimizer = dataclasses.replace(settings.optimizer, max_steps=100_000)
     cluster = {"workers": (1, 2), "worker_resources": {"trainer": 1}}

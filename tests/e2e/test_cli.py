@@ -298,3 +298,19 @@ def test_the_originals_command_line_does_what_it_did(enhancer_model, recordings,
     assert compat.main([str(recordings), str(out), "--run_dir", "nowhere"]) == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert compat.main([*command[:-1], "cuda:9"]) == 2
+
+
+def test_the_packaged_enhancer_fills_the_band_of_a_narrow_recording(tmp_path):
+    """Out of the box, at the level that came in."""
+    rng = np.random.default_rng(0)
+    time = np.arange(2 * 8000) / 8000
+    voice = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 25)) * (1 + np.sin(8 * time))
+    narrow = 0.05 * voice + 0.01 * rng.standard_normal(len(time))
+    soundfile.write(tmp_path / "narrow.wav", narrow, 8000)
+    assert run("enhance", tmp_path / "narrow.wav", tmp_path / "wide.wav") == 0
+    wide, rate = soundfile.read(tmp_path / "wide.wav")
+    assert rate == 44_100 and len(wide) == 2 * 44_100
+    power = np.square(np.abs(np.fft.rfft(wide)))
+    above = int(4500 * len(wide) / rate)
+    assert power[above:].sum() > 1e-6 * power.sum()
+    assert 0.3 < np.sqrt(np.mean(wide**2)) / np.sqrt(np.mean(narrow**2)) < 3
