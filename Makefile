@@ -2,7 +2,7 @@
 #
 #     make demo    restore samples/noisy, score it, write demo_out/report.html
 #     make test    all tests but those of
-#     make drill   killing drivers and nodes of a cluster, which take minutes
+#     make drill   killing workers, drivers and nodes of a cluster, which take minutes
 #     make lint    ruff, mypy, import layers
 #     make bench   compare with other denoisers: make bench DATA=folder
 

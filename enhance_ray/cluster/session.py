@@ -13,16 +13,27 @@ _PASSED_ON = ("AWS_", "GOOGLE_", "AZURE_", "ENHANCE_RAY_", "HF_", "WANDB_", "MLF
 """Prefixes of environment variables that workers need as the driver has them: where storage is, and keys."""
 
 
+def in_job() -> bool:
+    """Whether this process belongs to a submitted job, of whose folder every node has a copy."""
+    return "working_dir" in (ray.get_runtime_context().runtime_env or {})
+
+
 def path_for_workers(path: str) -> str:
     """``path`` as processes of the cluster find it.
 
-    In a submitted job every node has a copy of the job's folder and starts in it, so that relative paths
-    stay; otherwise workers start elsewhere, and what is relative to this process is made absolute.
+    In a submitted job they start in a copy of the job's folder, so that relative paths stay; otherwise they
+    start elsewhere, and what is relative to this process is made absolute.
     """
-    in_job = "working_dir" in (ray.get_runtime_context().runtime_env or {})
-    if in_job or is_remote(path) or not path:
+    if in_job() or is_remote(path) or not path:
         return path
     return str(Path(path).resolve())
+
+
+def enter_job_folder() -> None:
+    """Go back to where processes of a job start: Ray Train's workers are sent to a folder of their run."""
+    if in_job():
+        # Ray puts the copy of the job's folder first, so that its code is found.
+        os.chdir(os.environ["PYTHONPATH"].split(os.pathsep)[0])
 
 
 def connect(address: str | None = None) -> None:

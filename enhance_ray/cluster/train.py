@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from enhance_ray import config as configuration
 from enhance_ray.audio import is_remote
 from enhance_ray.cluster.data import DataConfig, Feed
-from enhance_ray.cluster.session import path_for_workers
+from enhance_ray.cluster.session import enter_job_folder, path_for_workers
 from enhance_ray.errors import ConfigError, EnhanceRayError
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME
@@ -263,6 +263,7 @@ class _Narrator(UserCallback):
 def _train_on_worker(arguments: dict[str, Any]) -> EnhanceRayError | None:
     """The loop; an error of ours is handed back, because what Ray sees raised it would try again."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    enter_job_folder()
     config = configuration.from_tree(ClusterTrainConfig, arguments["config"])
     with tempfile.TemporaryDirectory(prefix="enhance-ray-") as folder:
         context = RayContext(arguments["storage"], Path(folder))

@@ -166,6 +166,7 @@ def checkpoints(settings):
     return sorted(name.rpartition("/")[2] for name in storage.glob(f"{folder}/step_*"))
 
 
+@pytest.mark.drill
 def test_a_worker_that_is_killed_costs_the_steps_since_the_last_checkpoint(ray_cluster, settings, alone):
     run = in_run(settings, "killed_worker", batch_size=2, **SLOWLY)
     results = []
