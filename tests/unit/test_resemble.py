@@ -223,7 +223,7 @@ def test_without_a_network_the_hub_is_refused_with_what_to_do(monkeypatch, tmp_p
 
 def test_a_denoiser_alone_is_no_run_folder(tmp_path):
     with pytest.raises(CheckpointError, match="a denoiser alone"):
-        resemble.save(checkpoint.load(), tmp_path / "run")
+        resemble.save(checkpoint.load(denoiser_only=True), tmp_path / "run")
 
 
 def test_of_an_enhancer_the_denoiser_alone_can_be_loaded(model, tmp_path):
