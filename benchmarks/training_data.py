@@ -161,16 +161,11 @@ def local_feed(settings: TrainConfig, banks: Banks, arguments: argparse.Namespac
 
 def ray_feed(settings: TrainConfig, arguments: argparse.Namespace) -> Iterator[Batch]:
     from enhance_ray.cluster import session
-    from enhance_ray.cluster.data import DataConfig, Feed
+    from enhance_ray.cluster.data import DataConfig, Feed, corpus_for_workers
 
     session.connect()
-    corpus = dataclasses.replace(
-        settings.corpus,
-        root=session.path_for_workers(settings.corpus.root),
-        cache=Path(session.path_for_workers(str(settings.corpus.cache))),
-    )
     feed = Feed(
-        corpus=corpus,
+        corpus=corpus_for_workers(settings.corpus),
         examples=settings.examples,
         seed=1,
         batch_size=settings.batch_size,

@@ -89,7 +89,7 @@ def load(model: str | Path = DEFAULT, *, denoiser_only: bool = False) -> Model:
         CheckpointError: the folder is absent, incomplete or damaged, or its weights do not fit its sizes.
     """
     if "://" in str(model):
-        with copied(str(model)) as folder:
+        with _copied(str(model), CONFIG_NAME, WEIGHTS_NAME) as folder:
             return _load(folder, str(model), denoiser_only=denoiser_only)
     folder = default_folder(denoiser_only=denoiser_only) if str(model) == DEFAULT else Path(model)
     if not folder.is_dir():
@@ -114,24 +114,29 @@ def _load(folder: Path, name: str, *, denoiser_only: bool) -> Model:
 
 
 @contextlib.contextmanager
-def copied(uri: str) -> Iterator[Path]:
-    """A copy on this machine of the model folder at ``uri``, for the time of the block.
+def _copied(uri: str, *names: str) -> Iterator[Path]:
+    """The files ``names`` of the model folder at ``uri``, on this machine, for the time of the block."""
+    with tempfile.TemporaryDirectory(prefix="enhance-ray-model-") as folder:
+        with reading(uri, "model folder"):
+            filesystem, root = fsspec.url_to_fs(uri)
+            for name in names:
+                filesystem.get_file(f"{root}/{name}", f"{folder}/{name}")
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def reading(source: str, kind: str) -> Iterator[None]:
+    """Turn what a storage raises in the block into an error about ``source``, which is to be a ``kind``.
 
     Raises:
-        CheckpointError: it is absent or cannot be read.
+        CheckpointError: a file is missing, or the storage cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="enhance-ray-model-") as temporary:
-        folder = Path(temporary)
-        try:
-            filesystem, root = fsspec.url_to_fs(uri)
-            for name in (CONFIG_NAME, WEIGHTS_NAME, STATE_NAME):
-                if name != STATE_NAME or filesystem.exists(f"{root}/{name}"):
-                    filesystem.get_file(f"{root}/{name}", str(folder / name))
-        except FileNotFoundError as error:
-            raise CheckpointError(uri, f"it is no model folder: {error} is missing") from error
-        except (OSError, ValueError, ImportError) as error:
-            raise CheckpointError(uri, f"it cannot be read: {error}") from error
-        yield folder
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(source, f"it is no {kind}: {error} is missing") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(source, f"it cannot be read: {error}") from error
 
 
 def newest(model: str) -> str:
@@ -290,10 +295,11 @@ def read_others(model: str) -> dict[str, dict[str, Tensor]]:
     model = newest(model)
     if model == DEFAULT or model.startswith("hf://"):
         return {}
-    with copied(model) if "://" in model else contextlib.nullcontext(Path(model)) as folder:
-        others: dict[str, dict[str, Tensor]] = (
-            read_state(folder)["others"] if (folder / STATE_NAME).exists() else {}
-        )
+    filesystem, root = fsspec.url_to_fs(model)
+    if not filesystem.exists(f"{root}/{STATE_NAME}"):
+        return {}
+    with _copied(model, STATE_NAME) if "://" in model else contextlib.nullcontext(Path(model)) as folder:
+        others: dict[str, dict[str, Tensor]] = read_state(folder)["others"]
     return others
 
 

@@ -121,31 +121,28 @@ def table(rows: Sequence[Row]) -> str:
     titles = [f"{m.title} {'↑' if m.higher_is_better else '↓'}" for m in SCORES.values()]
     lines = ["| " + " | ".join(["condition", "system", *titles]) + " |"]
     lines.append("|---|---|" + "---:|" * len(titles))
-    for condition in dict.fromkeys(row["condition"] for row in rows):
-        for system in dict.fromkeys(row["system"] for row in rows):
-            chosen = [row for row in rows if (row["condition"], row["system"]) == (condition, system)]
-            cells = []
-            for name, metric in SCORES.items():
-                interval = metrics.mean_interval([row[name] for row in chosen])
-                half = (interval.high - interval.low) / 2
-                cells.append(f"{interval.mean:.{metric.digits}f} ± {half:.{metric.digits}f}")
-            lines.append("| " + " | ".join([condition, system, *cells]) + " |")
+    for (condition, system), chosen in _grouped(rows).items():
+        cells = []
+        for name, metric in SCORES.items():
+            interval = metrics.mean_interval([row[name] for row in chosen])
+            half = (interval.high - interval.low) / 2
+            cells.append(f"{interval.mean:.{metric.digits}f} ± {half:.{metric.digits}f}")
+        lines.append("| " + " | ".join([condition, system, *cells]) + " |")
     return "\n".join(lines)
 
 
 def means(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
     """condition -> system -> score -> mean, for machines."""
-    return {
-        condition: {
-            system: {
-                name: float(
-                    np.nanmean(
-                        [r[name] for r in rows if (r["condition"], r["system"]) == (condition, system)]
-                    )
-                )
-                for name in SCORES
-            }
-            for system in dict.fromkeys(row["system"] for row in rows)
-        }
-        for condition in dict.fromkeys(row["condition"] for row in rows)
-    }
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (condition, system), chosen in _grouped(rows).items():
+        scores = {name: float(np.nanmean([row[name] for row in chosen])) for name in SCORES}
+        found.setdefault(condition, {})[system] = scores
+    return found
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """By condition and system, in the order in which they come."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["condition"], row["system"]), []).append(row)
+    return groups

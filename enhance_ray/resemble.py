@@ -420,7 +420,7 @@ def _local(source: str) -> Iterator[Path]:
 
 
 def _copy(source: str, folder: Path) -> Path:
-    try:
+    with checkpoint.reading(source, "run folder"):
         filesystem, root = fsspec.url_to_fs(source)
         filesystem.get_file(f"{root}/{_HPARAMS}", str(folder / _HPARAMS))
         (folder / _LATEST).parent.mkdir(parents=True)
@@ -428,10 +428,6 @@ def _copy(source: str, folder: Path) -> Path:
         weights = _weights_path(folder)
         weights.parent.mkdir()
         filesystem.get_file(f"{root}/{weights.relative_to(folder)}", str(weights))
-    except FileNotFoundError as error:
-        raise CheckpointError(source, f"it is no run folder: {error} is missing") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(source, f"it cannot be read: {error}") from error
     return folder
 
 

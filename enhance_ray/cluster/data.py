@@ -9,10 +9,11 @@ nothing, no list of the corpus moves through the cluster, and a training goes on
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import ray.data
 import torch
 from ray.data import TaskPoolStrategy
 
+from enhance_ray.cluster.session import path_for_workers
 from enhance_ray.errors import ConfigError
 from enhance_ray.training.examples import (
     Banks,
@@ -31,8 +33,6 @@ from enhance_ray.training.examples import (
     batch_indices,
     load_banks,
 )
-
-logger = logging.getLogger(__name__)
 
 STEPS_PER_DATASET = 1024
 """Steps that one dataset plans ahead: a million at once would be as many blocks."""
@@ -120,6 +120,12 @@ class Feed:
         # Copied: what comes out of the object store is read-only, and is given back to it.
         tensors = {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
         return {name: t.pin_memory() for name, t in tensors.items()} if self.pin_memory else tensors
+
+
+def corpus_for_workers(corpus: CorpusConfig) -> CorpusConfig:
+    """``corpus`` with paths that processes of the cluster find (`session.path_for_workers`)."""
+    cache = Path(path_for_workers(str(corpus.cache)))
+    return dataclasses.replace(corpus, root=path_for_workers(corpus.root), cache=cache)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,8 +10,8 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from enhance_ray import evaluation
-from enhance_ray.audio import is_remote
-from enhance_ray.cluster.session import path_for_workers
+from enhance_ray.cluster.data import corpus_for_workers
+from enhance_ray.cluster.session import output_place, path_for_workers
 from enhance_ray.errors import ConfigError
 from enhance_ray.evaluation import EvaluateConfig, Row
 from enhance_ray.pipeline import Enhancer
@@ -61,15 +61,10 @@ def evaluate(config: EvaluateJobConfig) -> list[Row]:
     """All rows, in the order of the examples; written to `output`, too.
 
     Raises:
-        ConfigError: the corpus or the model cannot be used; known before actors start.
+        RayError: an actor could not use the corpus or the model; its cause is the error of this package.
     """
     model = path_for_workers(config.model) if Path(config.model).exists() else config.model
-    corpus = dataclasses.replace(
-        config.corpus,
-        root=path_for_workers(config.corpus.root),
-        cache=Path(path_for_workers(str(config.corpus.cache))),
-    )
-    config = dataclasses.replace(config, model=model, corpus=corpus)
+    config = dataclasses.replace(config, model=model, corpus=corpus_for_workers(config.corpus))
     cluster = config.cluster
     dataset = ray.data.range(config.count, override_num_blocks=config.count).flat_map(
         _Scorer,
@@ -80,6 +75,5 @@ def evaluate(config: EvaluateJobConfig) -> list[Row]:
     )
     rows: list[Row] = sorted(dataset.take_all(), key=lambda row: row["index"])
     if cluster.output:
-        output = cluster.output if is_remote(cluster.output) else str(Path(cluster.output).resolve())
-        ray.data.from_items(rows).write_parquet(output)
+        ray.data.from_items(rows).write_parquet(output_place(cluster.output))
     return rows

@@ -29,6 +29,11 @@ def path_for_workers(path: str) -> str:
     return str(Path(path).resolve())
 
 
+def output_place(path: str) -> str:
+    """A URI as it is, a path made absolute: what a job's folder holds goes with the job."""
+    return path if is_remote(path) else str(Path(path).resolve())
+
+
 def enter_job_folder() -> None:
     """Go back to where processes of a job start: Ray Train's workers are sent to a folder of their run."""
     if in_job():

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from enhance_ray import config as configuration
 from enhance_ray.audio import is_remote
-from enhance_ray.cluster.data import DataConfig, Feed
-from enhance_ray.cluster.session import enter_job_folder, path_for_workers
+from enhance_ray.cluster.data import DataConfig, Feed, corpus_for_workers
+from enhance_ray.cluster.session import enter_job_folder, output_place, path_for_workers
 from enhance_ray.errors import ConfigError, EnhanceRayError
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME
@@ -117,8 +117,7 @@ def fit(config: ClusterTrainConfig) -> FitResult:
     cluster = config.cluster
     _check_resources(cluster)
     tree = configuration.to_tree(_as_workers_see_it(config))
-    # Not a place in the job's folder, which every node has a copy of and which goes with the job.
-    storage = cluster.storage if is_remote(cluster.storage) else str(Path(cluster.storage).resolve())
+    storage = output_place(cluster.storage)
     trainer = TorchTrainer(
         _train_on_worker,  # type: ignore[arg-type]
         train_loop_config={"config": tree, "storage": f"{storage}/{cluster.run or config.name}"},
@@ -210,7 +209,7 @@ class RayContext:
         *,
         saving: bool = False,
     ) -> None:
-        """Log; with a checkpoint tell Ray Train, all workers together, and bring the curves to the storage.
+        """Keep ``metrics``; with a checkpoint bring them to the storage and tell Ray Train, all together.
 
         Ray Train fetches a report every other second and lets the workers wait for it: too long to do so
         with every line of the log.
@@ -219,7 +218,6 @@ class RayContext:
             if self.rank == 0 and metrics:
                 self._first_step = self._first_step or step
                 self._lines.append(json.dumps({"step": step, **metrics}) + "\n")
-                logger.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
             return
         if self.rank == 0:
             self._upload_board()
@@ -291,15 +289,12 @@ def _as_workers_see_it(config: ClusterTrainConfig) -> ClusterTrainConfig:
         # Names of models such as "default" are no paths.
         return path_for_workers(path) if path and Path(path).exists() else path
 
-    corpus = config.corpus
     return dataclasses.replace(
         config,
         init_from=found(config.init_from),
         denoiser_from=found(config.denoiser_from),
         flow=dataclasses.replace(config.flow, autoencoder_from=found(config.flow.autoencoder_from)),
-        corpus=dataclasses.replace(
-            corpus, root=path_for_workers(corpus.root), cache=Path(path_for_workers(str(corpus.cache)))
-        ),
+        corpus=corpus_for_workers(config.corpus),
     )
 
 
@@ -312,7 +307,7 @@ def _check_resources(cluster: ClusterConfig) -> None:
     """Say at the start what would otherwise wait for ever."""
     least, most = cluster.worker_range
     have = ray.cluster_resources()
-    if most > least or least == 0:
+    if most > least:
         return  # nodes may yet come
     needs = {name: least * amount for name, amount in _resources(cluster).items()}
     if cluster.data.tasks:

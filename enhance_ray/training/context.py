@@ -117,7 +117,6 @@ class LocalContext:
     ) -> None:
         """Append ``metrics`` to the log; move ``checkpoint`` in place and drop the oldest ones."""
         if metrics and not saving:
-            logger.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
             with (self.folder / METRICS_NAME).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"step": step, **metrics}) + "\n")
         if checkpoint is not None:

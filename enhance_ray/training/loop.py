@@ -92,11 +92,8 @@ class Trainer:
         self.config, self.context = config, context
         self.task = tasks.build(config, context, banks)
         self.net = self.task.net
-        self.average = {
-            key: parameter.detach().clone()
-            for key, parameter in self.net.named_parameters()
-            if parameter.requires_grad
-        }
+        self.learning = {key: p for key, p in self.net.named_parameters() if p.requires_grad}
+        self.average = {key: p.detach().clone() for key, p in self.learning.items()}
         self.examples_done = 0
         """Of all workers: where the run stands in the data."""
         folder = context.resume_from()
@@ -137,8 +134,7 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """The net with the averaged weights, in evaluation mode, for the time of the block."""
-        parameters = dict(self.net.named_parameters())
-        current = {key: parameters[key].detach().clone() for key in self.average}
+        current = {key: p.detach().clone() for key, p in self.learning.items()}
         self._load(self.average)
         self.net.eval()
         try:
@@ -152,7 +148,7 @@ class Trainer:
         self.check_finite()
         state = {
             "examples": self.examples_done,
-            "weights": {key: p for key, p in self.net.state_dict().items() if key in self.average},
+            "weights": {key: p.detach() for key, p in self.learning.items()},
             "learners": {name: learner.state() for name, learner in self.task.learners.items()},
             "others": {name: net.state_dict() for name, net in self.task.others().items()},
             "train_config": configuration.to_tree(self.config),
@@ -161,19 +157,17 @@ class Trainer:
         checkpoint.save(folder, self.task.model_config, weights, state=state)
 
     def _load(self, weights: dict[str, Tensor]) -> None:
-        parameters = dict(self.net.named_parameters())
         with torch.no_grad():
             for key, value in weights.items():
-                parameters[key].copy_(value)
+                self.learning[key].copy_(value)
 
     def _update_average(self, decay: float) -> None:
         # A young average forgets faster, or it would carry the random start along for long.
         done = self.steps_done - 1
         decay = min(decay, (1 + done) / (10 + done))
-        parameters = dict(self.net.named_parameters())
         with torch.no_grad():
             for key, value in self.average.items():
-                value.lerp_(parameters[key], 1 - decay)
+                value.lerp_(self.learning[key], 1 - decay)
 
     def _resume(self, folder: Path) -> None:
         state = checkpoint.read_state(folder)
@@ -229,7 +223,7 @@ def _run(
                 "workers": float(context.world_size),
             }
             board.scalars(step, "train", metrics)
-            context.report(step, {f"train/{name}": value for name, value in metrics.items()})
+            _report(context, step, "train", metrics)
             if progress is not None and context.rank == 0:
                 progress(step, last_step, metrics)
         if step % config.validate_every == 0 or finished:
@@ -237,7 +231,7 @@ def _run(
                 scores, pictures = validator.run(task, context)
             board.scalars(step, "valid", scores)
             board.examples(step, pictures, MODEL_RATE)
-            context.report(step, {f"valid/{name}": value for name, value in scores.items()})
+            _report(context, step, "valid", scores)
             meter.restart()
         if step % config.checkpoint_every == 0 or finished:
             folder = context.folder / "saving"
@@ -253,6 +247,13 @@ def _run(
             )
             meter.restart()
     return scores
+
+
+def _report(context: TrainContext, step: int, group: str, values: dict[str, float]) -> None:
+    named = {f"{group}/{name}": value for name, value in values.items()}
+    context.report(step, named)
+    if context.rank == 0:
+        logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in named.items()))
 
 
 class _Meter:

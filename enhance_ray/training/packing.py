@@ -13,10 +13,9 @@ import functools
 import hashlib
 import io
 import json
-import logging
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -28,13 +27,9 @@ import soundfile
 from enhance_ray import audio
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, ConfigError
-from enhance_ray.training.corpus import parallel_map
+from enhance_ray.training.corpus import Progress, parallel_map
 from enhance_ray.training.sources import MANIFEST_NAME, Source, list_sources, parquet
 from enhance_ray.training.splits import Split
-
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,13 +213,11 @@ def _clips(source: Source, max_seconds: float) -> Iterator[tuple[bytes, str, flo
         if is_cut:
             yield _flac(np.concatenate(pieces, axis=1), rate), ".flac", waiting / rate
             return
-    suffix = PurePosixPath(source.path).suffix if data is None else ".flac"
     if data is None:
         with fsspec.open(source.path, "rb") as file:
-            data = file.read()
-    elif not audio.is_known(source.path):
-        suffix = _suffix_of(data)
-    yield data, suffix.lower(), waiting / rate
+            yield file.read(), PurePosixPath(source.path).suffix.lower(), waiting / rate
+    else:
+        yield data, _suffix_of(data), waiting / rate
 
 
 def _suffix_of(data: bytes) -> str:

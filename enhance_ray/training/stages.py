@@ -82,12 +82,13 @@ def autoencoder_step(
     Takes the statistics of the mel and of the latents into account, which is why it is no pure function.
     Arguments as those of `autoencoder_loss`.
     """
+    clean = normalise_peak(clean)
     with torch.no_grad():
-        raw = net.mel(normalise_peak(clean))
+        raw = net.mel(clean)
         # The original sees the input once as what it is conditioned by, before the statistics are updated.
         net.latent_statistics.update(net.autoencoder.encode(net.normalizer(raw)), total)
         net.normalizer.update(raw, total)
-    result = autoencoder_loss(net, clean, vocoder_noise, guide=guide, loss=loss, total=total)
+    result = _reconstruction(net, clean, raw, vocoder_noise, guide, loss, total)
     net.latent_statistics.update(result.latent, total)
     return result
 
@@ -111,9 +112,22 @@ def autoencoder_loss(
         loss: weights; the original's by default.
         total: adds up over workers.
     """
-    weights = loss or AutoencoderLossConfig()
     clean = normalise_peak(clean)
-    mel = net.normalise(clean)
+    return _reconstruction(net, clean, net.mel(clean), vocoder_noise, guide, loss, total)
+
+
+def _reconstruction(
+    net: EnhancerNet,
+    clean: Tensor,
+    raw: Tensor,
+    vocoder_noise: Tensor,
+    guide: Tensor | None,
+    loss: AutoencoderLossConfig | None,
+    total: Total,
+) -> AutoencoderResult:
+    """`autoencoder_loss` of ``clean`` with a peak of 1, whose mel, not yet normalised, is ``raw``."""
+    weights = loss or AutoencoderLossConfig()
+    mel = net.normalizer(raw)
     latent = net.autoencoder.encode(mel)
     features = net.autoencoder.decode(latent)
     parts = {"mse": weights.mse * F.mse_loss(net.autoencoder.reconstruct(features), mel)}

@@ -389,43 +389,32 @@ def _start_denoiser(config: TrainConfig) -> Denoiser:
 
 
 def _start_enhancer(config: TrainConfig, stage: str) -> EnhancerNet:
+    source = config.denoiser_from
+    given = resemble.load_model(source, denoiser_only=True).denoiser if source else None
     if config.init_from is not None:
-        net = _whole(config.init_from, "init_from").train()
+        net = _whole(config.init_from, "init_from")
     elif stage == "autoencoder":
-        net = EnhancerNet(config.enhancer, _denoiser_config(config))
+        net = EnhancerNet(config.enhancer, given.config if given else config.model)
     else:
         assert config.flow.autoencoder_from is not None
-        net = _on_stage_1(config, _whole(config.flow.autoencoder_from, "flow: autoencoder_from"))
-    if config.denoiser_from is not None:
-        net.denoiser.load_state_dict(
-            resemble.load_model(config.denoiser_from, denoiser_only=True).denoiser.state_dict()
-        )
+        first = _whole(config.flow.autoencoder_from, "flow: autoencoder_from")
+        net = _on_stage_1(config, first, given)
+    if given is not None:
+        net.denoiser.load_state_dict(given.state_dict())
     return net.train()
 
 
-def _denoiser_config(config: TrainConfig) -> Any:
-    """The denoiser's sizes: those of the one to start with, or what the run says."""
-    return (
-        resemble.load_model(config.denoiser_from, denoiser_only=True).denoiser.config
-        if config.denoiser_from
-        else config.model
-    )
-
-
-def _on_stage_1(config: TrainConfig, first: EnhancerNet) -> EnhancerNet:
-    """A new flow on the autoencoder, vocoder, statistics and denoiser of ``first`` (spec 6.9)."""
+def _on_stage_1(config: TrainConfig, first: EnhancerNet, given: Denoiser | None) -> EnhancerNet:
+    """A new flow on all else of ``first`` (spec 6.9), but for its denoiser where another is ``given``."""
     wanted = dataclasses.replace(
         first.config,
         velocity=config.enhancer.velocity,
         time_divisor=config.enhancer.time_divisor,
         gaussian_prior=config.enhancer.gaussian_prior,
     )
-    denoiser = first.denoiser.config if config.denoiser_from is None else _denoiser_config(config)
-    net = EnhancerNet(wanted, denoiser)
-    kept = ["autoencoder.", "vocoder.", "normalizer.", "latent_statistics.", "mel."]
-    if config.denoiser_from is None:
-        kept.append("denoiser.")
-    weights = {key: value for key, value in first.state_dict().items() if key.startswith(tuple(kept))}
+    net = EnhancerNet(wanted, given.config if given else first.denoiser.config)
+    new = ("flow.", "denoiser.") if given else ("flow.",)
+    weights = {key: value for key, value in first.state_dict().items() if not key.startswith(new)}
     net.load_state_dict({**net.state_dict(), **weights})
     return net
 

@@ -4,14 +4,12 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
-import soundfile
 import torch
+from small_models import write_small_corpus
 
 from enhance_ray import checkpoint, config
 from enhance_ray.errors import ConfigError, TrainingDivergedError
-from enhance_ray.options import MODEL_RATE
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME, LocalContext
 from enhance_ray.training.examples import load_banks
@@ -22,15 +20,7 @@ from enhance_ray.training.loop import OptimizerConfig, TrainConfig
 def settings(tmp_path_factory):
     """A net and a corpus as small as they get."""
     root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    for folder in ("fg", "bg", "rir"):
-        (root / folder).mkdir()
-    time = np.arange(MODEL_RATE) / MODEL_RATE
-    for i in range(10):
-        voice = 0.3 * np.sin(2 * np.pi * (150 + 40 * i) * time) * (1 + np.sin(2 * np.pi * 4 * time))
-        soundfile.write(root / "fg" / f"voice{i}.wav", voice, MODEL_RATE)
-        soundfile.write(root / "bg" / f"noise{i}.wav", 0.1 * rng.standard_normal(20_000), MODEL_RATE)
-    np.save(root / "rir" / "room.npy", np.eye(1, 2000, 44, dtype=np.float32)[0])
+    write_small_corpus(root)
     tree = {
         "batch_size": 2,
         "model": {"hidden": 4, "blocks": 1, "middle_blocks": 0, "features": "compressed", "bands": 32},
