@@ -4,8 +4,10 @@
     ├── ConfigError             a setting, option or command is wrong: nothing was started
     ├── CheckpointError         a model folder or checkpoint cannot be used
     ├── AudioError              one input cannot be used
-    │   ├── AudioReadError      ... because it cannot be decoded
-    │   └── AudioWriteError     ... because its output cannot be written
+    │   ├── AudioReadError          ... because it cannot be decoded
+    │   │   └── StorageReadError        ... because its storage does not give it
+    │   └── AudioWriteError         ... because its output cannot be written
+    │       └── StorageWriteError       ... because its storage does not take it
     └── TrainingDivergedError   the loss is no longer finite
 
 Errors carry fields, survive pickling, and build their text once. `code` is a stable word for
@@ -78,6 +80,18 @@ class AudioWriteError(AudioError):
 
     action = "write"
     code = "audio_unwritable"
+
+
+class StorageReadError(AudioReadError):
+    """A storage fails to give an input that may be fine: another try may succeed."""
+
+    code = "storage_unreadable"
+
+
+class StorageWriteError(AudioWriteError):
+    """A storage fails to take an output: another try may succeed."""
+
+    code = "storage_unwritable"
 
 
 class TrainingDivergedError(EnhanceRayError):

@@ -19,7 +19,7 @@ import os
 import re
 import string
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -63,6 +63,11 @@ class Record:
     """Length of the input's audio."""
     seconds_spent: float = 0.0
     """This input's share of the work, in seconds."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds that passed in each stage: ``decode`` (with reading), ``prepare`` (resampling, levels, joints),
+    ``wait`` for the model's answers, ``encode`` (with writing); and in ``model``, its share of that time."""
+    output_bytes: int | None = None
+    """Size of the output."""
     sample_rate: int | None = None
     """Of the input, in Hz."""
     channels: int | None = None
@@ -196,19 +201,20 @@ def html(
         ConfigError: matplotlib is absent.
     """
     path = Path(path)
-    template = importlib.resources.files("enhance_ray").joinpath("report.html").read_text(encoding="utf-8")
     shown = [record for record in records if _is_local_pair(record)][:examples]
-    page = string.Template(template).substitute(
-        title=escape(title),
-        totals=_totals_section(totals(records)),
-        run=_run_section(records),
-        failures=_failures_section([record for record in records if record.status == "failed"]),
-        scores=_scores_section(records),
-        examples=_section("Before and after", "".join(_example(record, path.parent) for record in shown)),
-        table=_table_section(records),
+    text = page(
+        title,
+        _totals_cards(totals(records)),
+        [
+            _run_section(records),
+            _failures_section([record for record in records if record.status == "failed"]),
+            _scores_section(records),
+            section("Before and after", "".join(_example(record, path.parent) for record in shown)),
+            _table_section(records),
+        ],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def spectrogram_pair(
@@ -233,27 +239,97 @@ def require_pictures() -> None:
     _figure(1, 1)
 
 
+def page(title: str, cards: Sequence[tuple[str, str, bool]], sections: Iterable[str]) -> str:
+    """A page in this package's style, whole in itself.
+
+    Args:
+        title: of the page, plain text.
+        cards: (value, what it is, whether that is bad), plain text.
+        sections: HTML, as `section` gives it.
+    """
+    template = importlib.resources.files("enhance_ray").joinpath("report.html").read_text(encoding="utf-8")
+    return string.Template(template).substitute(
+        title=escape(title),
+        cards="".join(
+            f'<div class="card{" bad" if bad else ""}"><b>{escape(value)}</b>{escape(name)}</div>'
+            for value, name, bad in cards
+        ),
+        sections="\n".join(sections),
+    )
+
+
+def kind_of(reason: str) -> str:
+    """Reasons that differ in numbers only are one kind."""
+    return re.sub(r"\d+(\.\d+)?", "#", reason)
+
+
+def section(heading: str, body: str) -> str:
+    """HTML with a heading; empty where there is nothing below it."""
+    return f"<section><h2>{heading}</h2>{body}</section>" if body else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str | int | float | None]]) -> str:
+    """A table that a click on its headings sorts; empty without rows. Numbers stand at the right."""
+    lines = [f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows]
+    if not lines:
+        return ""
+    titles = "".join(f'<th><button type="button">{escape(title)}</button></th>' for title in head)
+    body = f'<table class="sortable"><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="wide">{body}</div>'
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return f"<td>{escape(value)}</td>"
+    text = "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    return f'<td class="n">{text}</td>'
+
+
+def bars(
+    charts: Mapping[str, Sequence[tuple[str, NDArray[np.number]]]], edges: Mapping[str, NDArray[np.number]]
+) -> str:
+    """Histograms that were counted elsewhere, as a picture; empty where nothing was counted.
+
+    Args:
+        charts: by the text of the horizontal axis: (label, counts (bin,)), one or two of them.
+        edges: by the same: (bin + 1,).
+
+    Raises:
+        ConfigError: matplotlib is absent.
+    """
+    charts = {name: series for name, series in charts.items() if any(counts.any() for _, counts in series)}
+    if not charts:
+        return ""
+    columns = min(4, len(charts))
+    figure = _figure(2.9 * columns, 2.2 * -(-len(charts) // columns))
+    axes = figure.subplots(-(-len(charts) // columns), columns, squeeze=False).flat
+    for axis, (name, series) in zip(axes, charts.items(), strict=False):
+        for (label, counts), colour in zip(series, (BEFORE, AFTER), strict=False):
+            # One series alone is of the input.
+            axis.stairs(counts, edges[name], fill=True, color=colour, alpha=0.65, label=label)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel(name, color=INK)
+        if len(series) > 1:
+            axis.legend(frameon=False, labelcolor=INK, fontsize="small")
+        _paint(axis)
+    for axis in figure.axes[len(charts) :]:
+        axis.remove()
+    return _picture(figure, f"Histograms: {', '.join(charts)}")
+
+
 def _is_local_pair(record: Record) -> bool:
     return record.status == "done" and Path(record.input).is_file() and Path(record.output or "").is_file()
 
 
-def _section(heading: str, body: str) -> str:
-    return f"<section><h2>{heading}</h2>{body}</section>" if body else ""
-
-
-def _totals_section(total: Totals) -> str:
-    cards = [
-        (f"{total.done:,}", "done"),
-        (f"{total.failed:,}", "failed"),
-        (f"{total.skipped:,}", "done by an earlier run"),
-        (_duration(total.seconds), "of audio"),
-        (_duration(total.seconds_spent), "of work"),
-        (_number(total.rtf, 3), "real-time factor"),
+def _totals_cards(total: Totals) -> list[tuple[str, str, bool]]:
+    return [
+        (f"{total.done:,}", "done", False),
+        (f"{total.failed:,}", "failed", total.failed > 0),
+        (f"{total.skipped:,}", "done by an earlier run", False),
+        (duration(total.seconds), "of audio", False),
+        (duration(total.seconds_spent), "of work", False),
+        (_number(total.rtf, 3), "real-time factor", False),
     ]
-    return "".join(
-        f'<div class="card{" bad" if name == "failed" and total.failed else ""}"><b>{value}</b>{name}</div>'
-        for value, name in cards
-    )
 
 
 def _run_section(records: Sequence[Record]) -> str:
@@ -266,18 +342,16 @@ def _run_section(records: Sequence[Record]) -> str:
 
 
 def _failures_section(failed: Sequence[Record]) -> str:
-    """Reasons that differ in numbers only are one kind."""
     kinds: dict[tuple[str, str], list[Record]] = {}
     for record in failed:
-        kind = re.sub(r"\d+(\.\d+)?", "#", record.reason or "")
-        kinds.setdefault((record.code or "", kind), []).append(record)
+        kinds.setdefault((record.code or "", kind_of(record.reason or "")), []).append(record)
     rows = [
         f'<tr><td class="n">{len(group):,}</td><td>{escape(code)}</td>'
         f"<td>{escape(group[0].reason or '')}</td><td>{escape(group[0].input)}</td></tr>"
         for (code, _), group in sorted(kinds.items(), key=lambda item: -len(item[1]))
     ]
     head = "<tr><th>Inputs</th><th>Code</th><th>Reason</th><th>For example</th></tr>"
-    return _section(
+    return section(
         "Failures", f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>" if rows else ""
     )
 
@@ -303,7 +377,7 @@ def _scores_section(records: Sequence[Record]) -> str:
         rows.append(f"<tr><td>{metric.title}</td>{cells}<td>{metric.unit}</td><td>{better}</td></tr>")
     head = "<tr><th>Metric</th><th>Before</th><th>After</th><th>Unit</th><th>Better is</th></tr>"
     picture = _picture(_histograms(values), "Histograms of the scores before and after")
-    return _section("Scores", f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{picture}")
+    return section("Scores", f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{picture}")
 
 
 def _example(record: Record, folder: Path) -> str:
@@ -350,7 +424,7 @@ def _table_section(records: Sequence[Record]) -> str:
     rows = "".join(_row(record, scores) for record in ordered[:TABLE_ROWS])
     more = f"<p>The first {TABLE_ROWS:,} of {len(records):,}.</p>" if len(records) > TABLE_ROWS else ""
     table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return _section("Recordings", f'{more}<div class="wide">{table}</div>')
+    return section("Recordings", f'{more}<div class="wide">{table}</div>')
 
 
 def _score_title(key: str) -> str:
@@ -388,7 +462,7 @@ def _interval(interval: metrics.Interval, digits: int) -> str:
     return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """In the unit that leaves one to three digits before the point."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:

@@ -15,7 +15,7 @@ come back bit for bit, and denoised speech keeps noise of its own well above the
 from enhance_ray.audio.decoding import Decoder, decode, probe
 from enhance_ray.audio.encoding import Encoder, encode, remove_leftovers
 from enhance_ray.audio.formats import KNOWN_EXTENSIONS, AudioInfo, Block, OutputFormat, output_format
-from enhance_ray.audio.storage import find_audio, is_known, is_remote
+from enhance_ray.audio.storage import Patience, find_audio, is_known, is_remote
 
 __all__ = [
     "KNOWN_EXTENSIONS",
@@ -24,6 +24,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "OutputFormat",
+    "Patience",
     "decode",
     "encode",
     "find_audio",

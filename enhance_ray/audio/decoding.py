@@ -25,7 +25,14 @@ from enhance_ray.audio.headers import (
     read_chunk_header,
     why_not_audio,
 )
-from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile, explain, open_input
+from enhance_ray.audio.storage import (
+    LIBAV_ERRORS,
+    CallbackFile,
+    Patience,
+    explain,
+    open_input,
+    read_error,
+)
 from enhance_ray.errors import AudioReadError
 
 OnDamage = Callable[[str], None]
@@ -63,7 +70,12 @@ def probe(path: str) -> AudioInfo:
 
 
 def decode(
-    path: str, *, block_seconds: float = 10.0, partial: bool = False, data: bytes | None = None
+    path: str,
+    *,
+    block_seconds: float = 10.0,
+    partial: bool = False,
+    data: bytes | None = None,
+    patience: Patience | None = None,
 ) -> Decoder:
     """Open ``path``, a local path or an fsspec URI, for one pass over its samples in bounded memory.
 
@@ -76,11 +88,12 @@ def decode(
         partial: keep what a damaged file still gives, and say so in `Decoder.warning`. Without it
             damage is an error, raised where it is found: blocks may have been yielded before.
         data: the file's content, where it is in memory; ``path`` is then what it is called.
+        patience: with a remote storage that fails; by default none.
 
     Raises:
         AudioReadError: as `probe`; and while iterating, where the file is damaged.
     """
-    return Decoder(path, block_seconds=block_seconds, partial=partial, data=data)
+    return Decoder(path, block_seconds=block_seconds, partial=partial, data=data, patience=patience)
 
 
 class Decoder:
@@ -91,14 +104,22 @@ class Decoder:
 
     info: AudioInfo
 
-    def __init__(self, path: str, *, block_seconds: float, partial: bool, data: bytes | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        block_seconds: float,
+        partial: bool,
+        data: bytes | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         if block_seconds <= 0:
             raise ValueError(f"block_seconds must be positive, got {block_seconds}")
         self._path = path
         self._partial = partial
         self._damage: list[str] = []
         self._file = (
-            open_input(path) if data is None else CallbackFile(io.BytesIO(data), path, AudioReadError)
+            open_input(path, patience) if data is None else CallbackFile(io.BytesIO(data), path, read_error)
         )
         try:
             self._source = self._open()

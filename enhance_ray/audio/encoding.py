@@ -21,7 +21,16 @@ import soundfile
 from numpy.typing import NDArray
 
 from enhance_ray.audio.formats import MAX_CHANNELS, Block, OutputFormat
-from enhance_ray.audio.storage import FILE_ERRORS, LIBAV_ERRORS, CallbackFile, explain, is_remote, local_path
+from enhance_ray.audio.storage import (
+    FILE_ERRORS,
+    LIBAV_ERRORS,
+    CallbackFile,
+    Patience,
+    explain,
+    is_remote,
+    local_path,
+    write_error,
+)
 from enhance_ray.errors import AudioWriteError
 
 if sys.platform != "win32":
@@ -36,6 +45,7 @@ def encode(
     target: OutputFormat,
     tags: Mapping[str, str] | None = None,
     force: bool = False,
+    patience: Patience | None = None,
 ) -> Encoder:
     """Open ``path``, a local path or an fsspec URI, for writing; it appears when it is complete.
 
@@ -50,13 +60,20 @@ def encode(
         target: container, codec, sample format, bit rate.
         tags: written where the container has a place for them.
         force: replace a file that exists.
+        patience: with a remote storage that fails; by default none.
 
     Raises:
         AudioWriteError: it exists and ``force`` is not set, it cannot be written, or the codec does
             not take so many channels.
     """
     return Encoder(
-        path, sample_rate=sample_rate, channels=channels, target=target, tags=tags or {}, force=force
+        path,
+        sample_rate=sample_rate,
+        channels=channels,
+        target=target,
+        tags=tags or {},
+        force=force,
+        patience=patience or Patience(),
     )
 
 
@@ -103,6 +120,7 @@ class Encoder:
         target: OutputFormat,
         tags: Mapping[str, str],
         force: bool,
+        patience: Patience,
     ) -> None:
         most = 2 if target.codec in ("mp3", "vorbis") else MAX_CHANNELS
         if not 1 <= channels <= most:
@@ -111,7 +129,10 @@ class Encoder:
         self._target_path = local_path(path)
         self._channels = channels
         self._force = force
+        self._patience = patience
         self._frames = 0
+        self.bytes: int | None = None
+        """Size of the file; known when it is complete."""
         self._refuse_existing()
         self._temporary = self._name_temporary(target.extension)
         try:
@@ -119,7 +140,7 @@ class Encoder:
             _lock(self._raw)  # says that somebody is at it; see remove_leftovers
         except OSError as error:
             raise AudioWriteError(path, explain(error)) from error
-        self._file = CallbackFile(self._raw, path, AudioWriteError)
+        self._file = CallbackFile(self._raw, path, write_error)
         sink = _VorbisSink if target.codec == "vorbis" else _LibavSink
         try:
             self._sink: _Sink = sink(self._file, sample_rate, channels, target, tags)
@@ -149,11 +170,11 @@ class Encoder:
         try:
             if is_remote(self._target_path):
                 filesystem, name = fsspec.url_to_fs(self._target_path)
-                exists = filesystem.exists(name)
+                exists = self._patience(lambda: filesystem.exists(name))
             else:
                 exists = os.path.lexists(self._target_path)
         except FILE_ERRORS as error:
-            raise AudioWriteError(self._path, f"it cannot be looked up: {explain(error)}") from error
+            raise write_error(self._path, f"it cannot be looked up: {explain(error)}", error) from error
         if exists:
             raise AudioWriteError(self._path, "it exists (--force overwrites it)")
 
@@ -193,6 +214,7 @@ class Encoder:
         try:
             self._sink.finish()
             self._raw.flush()
+            self.bytes = self._raw.seek(0, os.SEEK_END)
             os.fsync(self._raw.fileno())
             self._raw.close()
         except _ENCODING_ERRORS as error:
@@ -203,11 +225,11 @@ class Encoder:
         try:
             if is_remote(self._target_path):
                 filesystem, name = fsspec.url_to_fs(self._target_path)
-                filesystem.put_file(str(self._temporary), name)
+                self._patience(lambda: filesystem.put_file(str(self._temporary), name))
             else:
                 self._temporary.replace(self._target_path)
         except FILE_ERRORS as error:
-            raise AudioWriteError(self._path, explain(error)) from error
+            raise write_error(self._path, explain(error), error) from error
 
     def _discard(self) -> None:
         """Leave nothing behind but what was published."""
@@ -235,6 +257,7 @@ _MUXERS = {
 _MUXER_OPTIONS = {
     "wav": {"rf64": "auto"},  # beyond 4 GiB the header becomes that of RF64
     "aiff": {"write_id3v2": "1"},  # AIFF's own text chunks have no place for album and date
+    "ogg": {"fflags": "+bitexact"},  # else the stream gets a random number, and no two runs are equal
 }
 _LOSSY_ENCODERS = {"mp3": ("libmp3lame", "fltp"), "aac": ("aac", "fltp"), "opus": ("libopus", "flt")}
 """libav's encoder of a codec, and the sample format that it takes."""

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import stat
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import av
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from enhance_ray.audio.formats import KNOWN_EXTENSIONS
-from enhance_ray.errors import AudioError, AudioReadError
+from enhance_ray.errors import (
+    AudioError,
+    AudioReadError,
+    AudioWriteError,
+    StorageReadError,
+    StorageWriteError,
+)
+
+T = TypeVar("T")
 
 LIBAV_ERRORS = (av.FFmpegError, ValueError, OverflowError)
 """What PyAV raises of a file: libav's errors, and ValueError (UnicodeDecodeError too) of its own."""
@@ -40,26 +52,98 @@ def explain(error: BaseException) -> str:
     return (text or type(error).__name__).strip().splitlines()[0]
 
 
+_PERMANENT = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what a storage raised may be over at another try: it did not answer, or was too busy."""
+    return not isinstance(error, _PERMANENT)
+
+
+class Patience:
+    """Asks a storage that fails again, for a while, at growing intervals with jitter."""
+
+    def __init__(self, seconds: float = 0.0, stopped: threading.Event | None = None) -> None:
+        """Set how long.
+
+        Args:
+            seconds: from an operation's first failure to its last try; 0 tries once.
+            stopped: where it is set, there are no more tries.
+        """
+        self._seconds = seconds
+        self._stopped = stopped or threading.Event()
+
+    def __call__(self, operation: Callable[[], T]) -> T:
+        """The result of ``operation``, which is called until it does not fail, or patience ends."""
+        until: float | None = None
+        wait = 0.25
+        while True:
+            try:
+                return operation()
+            except FILE_ERRORS as error:
+                until = until or time.monotonic() + self._seconds
+                # A thousand workers that lost the same server must not all come back at once.
+                pause = min(wait * random.uniform(0.5, 1.5), until - time.monotonic())
+                if pause <= 0 or not may_pass(error) or self._stopped.wait(pause):
+                    raise
+                wait = min(2 * wait, 15.0)
+
+
+def read_error(path: str, reason: str, cause: BaseException) -> AudioReadError:
+    """The error of an input that could not be read because of ``cause``."""
+    kind = StorageReadError if is_remote(path) and may_pass(cause) else AudioReadError
+    return kind(path, reason)
+
+
+def write_error(path: str, reason: str, cause: BaseException) -> AudioWriteError:
+    """The error of an output that could not be written because of ``cause``."""
+    kind = StorageWriteError if is_remote(path) and may_pass(cause) else AudioWriteError
+    return kind(path, reason)
+
+
 class CallbackFile:
     """A binary file for C libraries, which call back from where an exception cannot pass.
 
     An error of the file ends its data, and is kept for `raise_error`, to be called after the library.
     """
 
-    def __init__(self, file: BinaryIO, path: str, error: type[AudioError]) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        path: str,
+        error: Callable[[str, str, BaseException], AudioError],
+        patience: Patience | None = None,
+    ) -> None:
+        """Wrap ``file``; ``error`` is `read_error` or `write_error`."""
         self._file = file
         self._path = path
         self._error = error
+        self._patience = patience or Patience()
         self._cause: Exception | None = None
 
     def raise_error(self) -> None:
         """Raise what went wrong in a callback, as the AudioError of this file."""
         if self._cause is not None:
-            raise self._error(self._path, f"the file system says: {explain(self._cause)}") from self._cause
+            reason = f"the file system says: {explain(self._cause)}"
+            raise self._error(self._path, reason, self._cause) from self._cause
+
+    @property
+    def at_fault(self) -> Exception | None:
+        """What went wrong in a callback."""
+        return self._cause
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return self._file.read(size)
+            return self._patience(lambda: self._file.read(size))
         except FILE_ERRORS as error:
             self._cause = self._cause or error
             return b""
@@ -89,8 +173,12 @@ class CallbackFile:
     def close(self) -> None:
         self._file.close()
 
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
 
-def open_input(path: str) -> CallbackFile:
+
+def open_input(path: str, patience: Patience | None = None) -> CallbackFile:
     """Open for reading at any offset.
 
     Raises:
@@ -99,7 +187,7 @@ def open_input(path: str) -> CallbackFile:
     local = local_path(path)
     try:
         if is_remote(local):
-            file = fsspec.open(local, "rb").open()
+            file = (patience or Patience())(lambda: fsspec.open(local, "rb").open())
         elif stat.S_ISREG(Path(local).stat().st_mode):
             file = Path(local).open("rb")  # noqa: SIM115 - the Decoder closes it
         else:  # a folder; or a pipe, which would block for ever
@@ -109,13 +197,13 @@ def open_input(path: str) -> CallbackFile:
     except FileNotFoundError as error:
         raise AudioReadError(path, "it does not exist") from error
     except FILE_ERRORS as error:
-        raise AudioReadError(path, f"it cannot be opened: {explain(error)}") from error
+        raise read_error(path, f"it cannot be opened: {explain(error)}", error) from error
     try:
         file.seek(0, os.SEEK_END)
     except ValueError as error:  # what fsspec raises of a stream
         file.close()
         raise AudioReadError(path, "its server does not give it in parts (no range requests)") from error
-    return CallbackFile(file, path, AudioReadError)
+    return CallbackFile(file, path, read_error, patience)
 
 
 def is_known(path: str) -> bool:

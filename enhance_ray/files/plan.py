@@ -153,10 +153,13 @@ def _jobs_into_folder(listed: Mapping[str, str | None], root: str, target: str, 
     return jobs
 
 
+def output_extension(name: str, wanted: str) -> str:
+    """With its dot: of the output of an input that is called ``name``, for `EnhanceOptions.format`."""
+    return _KEPT_EXTENSIONS.get(_extension(name).lower(), ".wav") if wanted == "keep" else f".{wanted}"
+
+
 def _natural_name(name: str, wanted: str) -> str:
-    extension = _extension(name)
-    kept = _KEPT_EXTENSIONS.get(extension.lower(), ".wav")
-    changed = kept if wanted == "keep" else f".{wanted}"
+    extension, changed = _extension(name), output_extension(name, wanted)
     return name if changed == extension.lower() else name.removesuffix(extension) + changed
 
 

@@ -11,6 +11,7 @@ everything, removes what was half written, and is raised to the caller.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import queue
@@ -21,7 +22,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import torch
@@ -33,6 +34,9 @@ from enhance_ray.files.plan import Job, target_format
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Piece, Result, Synthesis
 from enhance_ray.report import Record
+
+Item = TypeVar("Item")
+_Stages = defaultdict[str, float]
 
 _WRITTEN_SECONDS = 1  # of output at once: meters and encoders make copies, some in float64
 
@@ -50,6 +54,8 @@ class Progress:
     """Of audio written by this run."""
     seconds_elapsed: float
     """Since this run began."""
+    model_seconds: float
+    """Of those, how many the model ran."""
     fraction: float | None
     """Of the files, those that are open counted by their share; None where the total is unknown."""
 
@@ -73,6 +79,7 @@ def enhance_files(
     *,
     batch_size: int | None = None,
     files_at_once: int = 4,
+    patience: float = 0.0,
     force: bool = False,
     partial: bool = False,
     done: Mapping[str, Record] | None = None,
@@ -90,6 +97,7 @@ def enhance_files(
         options: what to do; the defaults of `EnhanceOptions` if None.
         batch_size: rows that run at once; by default what suits the device.
         files_at_once: files that are open at the same time, a thread each.
+        patience: for how many seconds a remote storage that fails is asked again, at growing intervals.
         force: replace outputs that exist.
         partial: keep what could be decoded of a damaged input; the record carries a warning.
         done: records of an earlier run by input (see `done_before`). Such a job becomes a record with
@@ -110,6 +118,7 @@ def enhance_files(
         enhancer=enhancer,
         options=options or EnhanceOptions(),
         rows_ahead=batch_size,
+        patience=patience,
         force=force,
         partial=partial,
         done=done or {},
@@ -138,12 +147,12 @@ def _run(
             try:
                 message = work.inbox.get(block=not len(batcher))
             except queue.Empty:  # all threads are busy: rather a batch that is not full than none
-                _answer(batcher.run_oldest(), unanswered)
+                tally.model_seconds += _answer(batcher.run_oldest(), unanswered)
                 continue
             match message:
                 case _Request(piece, future):
                     unanswered.add(future)
-                    _answer(batcher.add(future, piece), unanswered)
+                    tally.model_seconds += _answer(batcher.add(future, piece), unanswered)
                 case _Opened() | _Written():
                     tally.note(message)
                 case Record():
@@ -157,13 +166,15 @@ def _run(
         work.stop(threads, unanswered)
 
 
-def _answer(results: list[Result[Future[Result[Any]]]], unanswered: set[Future[Result[Any]]]) -> None:
+def _answer(results: list[Result[Future[Result[Any]]]], unanswered: set[Future[Result[Any]]]) -> float:
+    """Pass ``results`` on to who waits for them; the seconds that they took."""
     for result in results:
         unanswered.discard(result.owner)
         # A future that holds a result that holds the future is a cycle: the collector counts objects and
         # not bytes, and would let hundreds of segments pile up.
         answer = Result(None, result.piece, result.output, result.seconds_spent)
         result.owner.set_result(answer)
+    return sum(result.seconds_spent for result in results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +221,7 @@ class _FileWork:
         enhancer: Enhancer,
         options: EnhanceOptions,
         rows_ahead: int,
+        patience: float,
         force: bool,
         partial: bool,
         done: Mapping[str, Record],
@@ -226,6 +238,7 @@ class _FileWork:
         self._report_path = report_path
         self._report_lock = threading.Lock()
         self._stopping = threading.Event()
+        self._patience = audio.Patience(patience, self._stopping)
 
     def run(self, jobs: Iterator[Job], jobs_lock: threading.Lock) -> None:
         """One thread: a job after the other, until there are no more."""
@@ -278,9 +291,9 @@ class _FileWork:
         return record
 
     def _enhance(self, job: Job) -> Record:
-        started = time.thread_time()
-        model_seconds: list[float] = []
-        with audio.decode(job.input, partial=self._partial) as decoder:
+        started, cpu_started = time.perf_counter(), time.thread_time()
+        stages: _Stages = defaultdict(float)
+        with audio.decode(job.input, partial=self._partial, patience=self._patience) as decoder:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
             analysis = Analysis(self.enhancer, info.sample_rate, info.channels, self.options, name=job.input)
@@ -294,20 +307,29 @@ class _FileWork:
                 target=target_format(info, job.output, self.options.format),
                 tags=info.tags,
                 force=self._force,
+                patience=self._patience,
             ) as encoder:
-                pieces = analysis.pieces(_metered(map(torch.from_numpy, decoder), meter_in))
-                results = self._through_model(pieces, model_seconds)
+                blocks = map(torch.from_numpy, _timed(decoder, stages, "decode"))
+                results = self._through_model(analysis.pieces(_metered(blocks, meter_in)), stages)
                 for block in _metered(_cut_short(synthesis.blocks(results)), meter_out):
                     self._leave_if_stopping()
-                    encoder.write(block.numpy())
+                    with _clocked(stages, "encode"):
+                        encoder.write(block.numpy())
                     self.inbox.put(_Written(job.input, block.shape[-1] / MODEL_RATE))
+                written = time.perf_counter()
+            stages["encode"] += time.perf_counter() - written
+        spent = time.thread_time() - cpu_started + stages["model"]
+        passed = stages["decode"] + stages["wait"] + stages["encode"]
+        stages["prepare"] = max(0.0, time.perf_counter() - started - passed)
         return Record(
             input=job.input,
             output=job.output,
             status="done",
             warning="; ".join(filter(None, [decoder.warning, synthesis.warning])) or None,
             seconds=meter_in.seconds,
-            seconds_spent=time.thread_time() - started + sum(model_seconds),
+            seconds_spent=spent,
+            stages=dict(stages),
+            output_bytes=encoder.bytes,
             sample_rate=info.sample_rate,
             channels=info.channels,
             peak_in=_finite(meter_in.peak),
@@ -318,8 +340,15 @@ class _FileWork:
             options=self._options_tree,
         )
 
-    def _through_model(self, pieces: Iterable[Piece], model_seconds: list[float]) -> Iterator[Result[Any]]:
+    def _through_model(self, pieces: Iterable[Piece], stages: _Stages) -> Iterator[Result[Any]]:
         """Results in the order of ``pieces``; as many rows as a batch has are with the model at a time."""
+
+        def answer(future: Future[Result[Any]]) -> Result[Any]:
+            with _clocked(stages, "wait"):
+                result = future.result()
+            stages["model"] += result.seconds_spent
+            return result
+
         pending: deque[Future[Result[Any]]] = deque()
         rows = 0
         for piece in pieces:
@@ -329,14 +358,10 @@ class _FileWork:
             pending.append(future)
             rows += len(piece.rows)
             while len(pending) > 1 and rows > self._rows_ahead:
-                result = pending.popleft().result()
+                result = answer(pending.popleft())
                 rows -= len(result.piece.rows)
-                model_seconds.append(result.seconds_spent)
                 yield result
-        for future in pending:
-            result = future.result()
-            model_seconds.append(result.seconds_spent)
-            yield result
+        yield from map(answer, pending)
 
     def _leave_if_stopping(self) -> None:
         if self._stopping.is_set():
@@ -354,6 +379,7 @@ class _Tally:
         self._lengths: dict[str, float | None] = {}  # of inputs that are open
         self._written: defaultdict[str, float] = defaultdict(float)  # seconds, of the same
         self._seconds_done = 0.0
+        self.model_seconds = 0.0
 
     def note(self, message: _Opened | _Written) -> None:
         if isinstance(message, _Opened):
@@ -379,6 +405,7 @@ class _Tally:
                 files_failed=self._finished["failed"],
                 seconds_done=self._seconds_done,
                 seconds_elapsed=time.perf_counter() - self._started,
+                model_seconds=self.model_seconds,
                 fraction=self._fraction(),
             )
         )
@@ -389,6 +416,26 @@ class _Tally:
         shares = [min(1.0, self._written[name] / length) for name, length in self._lengths.items() if length]
         # fsum: the order of the open files, which changes as they close, must not make it step back.
         return math.fsum([self._finished.total(), *shares]) / self._files_total
+
+
+def _timed(items: Iterable[Item], stages: _Stages, stage: str) -> Iterator[Item]:
+    """``items``, with the time that each takes to come added to ``stage``."""
+    iterator = iter(items)
+    while True:
+        with _clocked(stages, stage):
+            item = next(iterator, None)
+        if item is None:
+            return
+        yield item
+
+
+@contextlib.contextmanager
+def _clocked(stages: _Stages, stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        stages[stage] += time.perf_counter() - started
 
 
 def _metered(blocks: Iterable[torch.Tensor], meter: Meter) -> Iterator[torch.Tensor]:
