@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import sys
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ import yaml
 
 from enhance_ray import __version__, config
 from enhance_ray.errors import CheckpointError, ConfigError, EnhanceRayError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.options import add_arguments, from_arguments
 
 if TYPE_CHECKING:
     from enhance_ray.files import Progress
@@ -64,7 +63,7 @@ def _restore(parsed: argparse.Namespace) -> int:
     from enhance_ray import audio, report
     from enhance_ray.files import done_before, enhance_files, plan_jobs
 
-    options = _options(parsed)
+    options = from_arguments(parsed)
     jobs = plan_jobs(parsed.input, parsed.output, options)
     is_folder = any(job.output != parsed.output for job in jobs)
     records_path, page = _report_paths(parsed, is_folder and not audio.is_remote(parsed.output))
@@ -115,12 +114,6 @@ def _load_enhancer(parsed: argparse.Namespace) -> Any:
         precision=parsed.precision,
         denoiser_only=parsed.mode == "denoise",
     )
-
-
-def _options(parsed: argparse.Namespace) -> EnhanceOptions:
-    names = {field.name for field in dataclasses.fields(EnhanceOptions)}
-    given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
-    return config.from_tree(EnhanceOptions, {"mode": parsed.mode, **given}, where="options")
 
 
 def _report_paths(parsed: argparse.Namespace, is_folder: bool) -> tuple[Path | None, Path | None]:
@@ -496,18 +489,7 @@ def _add_recording_arguments(parser: argparse.ArgumentParser, *, enhances: bool)
     parser.add_argument("output", metavar="OUTPUT", help="file for a file, else a folder (created if absent)")
 
     sound = parser.add_argument_group("sound")
-    hints = typing.get_type_hints(EnhanceOptions)
-    for field in dataclasses.fields(EnhanceOptions):
-        if field.name != "mode" and (enhances or not field.metadata["enhances"]):
-            alias = field.metadata["alias"]
-            sound.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                *([f"--{alias}"] if alias else []),
-                dest=field.name,
-                type=_yaml_value,
-                metavar=_metavar(hints[field.name]),
-                help=_option_help(field).replace("%", "%%"),
-            )
+    add_arguments(sound, enhances=enhances)
 
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -536,27 +518,6 @@ def _add_recording_arguments(parser: argparse.ArgumentParser, *, enhances: bool)
         help="a record for each input as .jsonl, or a page with spectrograms as .html and its records "
         f"beside it (default for folders: OUTPUT/{REPORT_NAME})",
     )
-
-
-def _option_help(field: dataclasses.Field[Any]) -> str:
-    text: str = field.metadata["help"]
-    return text if field.default is None else f"{text} (default: {field.default})"
-
-
-def _yaml_value(text: str) -> Any:
-    return yaml.safe_load(text)
-
-
-def _metavar(kind: Any) -> str:
-    choices = []
-    for part in typing.get_args(kind) or (kind,):
-        if part in (float, int):
-            choices.append("X" if part is float else "N")
-        elif part is type(None):
-            continue
-        else:
-            choices += map(str, typing.get_args(part) or (part,))
-    return "|".join(choices)
 
 
 def _print(text: str) -> None:

@@ -38,9 +38,18 @@ def load(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
         raise ConfigError(str(path), f"is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(str(path), f"expected keys and values at the top, got {_show(tree)}")
+    return from_tree(schema, with_overrides(tree, overrides), where=str(path))
+
+
+def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``tree``, in which each of ``overrides``, of the form ``a.b=value``, has set a key.
+
+    Raises:
+        ConfigError: an override has not that form.
+    """
     for override in overrides:
         _set(tree, override)
-    return from_tree(schema, tree, where=str(path))
+    return tree
 
 
 def from_tree(schema: type[T], tree: Mapping[str, Any], where: str = "") -> T:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import yaml
+
+from enhance_ray import config
 from enhance_ray.errors import ConfigError
 
 MODEL_RATE = 44_100
@@ -105,3 +111,50 @@ class EnhanceOptions:
                 "must be at least 1 and three times overlap_seconds + 2 context_seconds,"
                 f" got {self.segment_seconds}",
             )
+
+
+def add_arguments(parser: Any, *, enhances: bool, skip: typing.Collection[str] = ("mode",)) -> None:
+    """Give ``parser``, or a group of one, an argument for each option.
+
+    Args:
+        parser: of argparse.
+        enhances: those of the enhancer, too.
+        skip: options that are told in another way.
+    """
+    hints = typing.get_type_hints(EnhanceOptions)
+    for option in dataclasses.fields(EnhanceOptions):
+        if option.name in skip or (option.metadata["enhances"] and not enhances):
+            continue
+        alias = option.metadata["alias"]
+        text: str = option.metadata["help"]
+        if option.default is not None:
+            text += f" (default: {option.default})"
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            *([f"--{alias}"] if alias else []),
+            dest=option.name,
+            type=yaml.safe_load,
+            metavar=_metavar(hints[option.name]),
+            help=text.replace("%", "%%"),
+        )
+
+
+def from_arguments(parsed: argparse.Namespace, base: EnhanceOptions | None = None) -> EnhanceOptions:
+    """The options of a command line; what it does not say is as in ``base``, or by default.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of its range.
+    """
+    names = {option.name for option in dataclasses.fields(EnhanceOptions)}
+    given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
+    return config.from_tree(EnhanceOptions, {**config.to_tree(base or EnhanceOptions()), **given}, "options")
+
+
+def _metavar(kind: Any) -> str:
+    choices = []
+    for part in typing.get_args(kind) or (kind,):
+        if part in (float, int):
+            choices.append("X" if part is float else "N")
+        elif part is not type(None):
+            choices += map(str, typing.get_args(part) or (part,))
+    return "|".join(choices)
