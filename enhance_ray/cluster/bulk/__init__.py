@@ -1,0 +1,19 @@
+"""Bulk restoration: a bucket in, a bucket out, on a pool of actors, for as long as it takes.
+
+    plan      what the input holds, as parts of a manifest on the output's storage
+    driver    parts that are left -> actor pool -> records
+    worker    an actor: one Enhancer, fed from its own threads
+    feed      from parts to files and back
+    ledger    who works on what: progress, and files that kill
+    state     the job's memory on the storage
+    shards    recordings in tar and Parquet
+    forecast  what a job will take and cost, before it begins
+    summary   what it took and cost
+
+A segment is the unit of the model's work, a file of commitment, a part of the manifest of the job.
+"""
+
+from enhance_ray.cluster.bulk.driver import Outcome, run
+from enhance_ray.cluster.bulk.settings import BulkConfig
+
+__all__ = ["BulkConfig", "Outcome", "run"]

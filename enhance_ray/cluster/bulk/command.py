@@ -1,0 +1,103 @@
+"""The command line of a bulk job: what `jobs/enhance_bulk.py` says and returns."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import yaml
+
+from enhance_ray import config
+from enhance_ray.cluster import session
+from enhance_ray.cluster.bulk import driver, forecast
+from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.errors import ConfigError, EnhanceRayError
+from enhance_ray.options import add_arguments, from_arguments
+
+EXIT_STATUS = """\
+exit status: 0 all done, 1 some files could not be used (listed in failed/), 2 wrong usage,
+3 stopped because too many files failed, 130 interrupted. The same command goes on where a run ended."""
+_EXITS = {"stopped": 3, "interrupted": 130}
+
+
+def main(arguments: Sequence[str] | None = None, description: str | None = None) -> int:
+    """Plan or run one job; the exit status."""
+    parsed = _parser(description).parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
+    try:
+        settings = _settings(parsed)
+        if parsed.plan_only:
+            expected = forecast.forecast(
+                settings, driver.planned(settings, new_job=parsed.new_job), speed=parsed.speed
+            )
+            sys.stdout.write(f"{expected.text()}\n{json.dumps(dataclasses.asdict(expected))}\n")
+            return 0
+        session.connect(parsed.address)
+        outcome = driver.run(
+            settings,
+            new_job=parsed.new_job,
+            retry_failed=parsed.retry_failed,
+            list_input=not parsed.no_listing,
+        )
+    except EnhanceRayError as error:
+        sys.stderr.write(f"enhance_bulk: {error}\n")
+        return 2
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if not isinstance(cause, EnhanceRayError | OSError):
+            raise  # a bug: its traceback is wanted
+        sys.stderr.write(f"enhance_bulk: {cause}\n")
+        return 2
+    sys.stdout.write(json.dumps({**dataclasses.asdict(outcome), "place": outcome.place}) + "\n")
+    return _EXITS.get(outcome.status, 1 if outcome.report.failed else 0)
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file, see configs/bulk.yaml")
+    parser.add_argument("--input", metavar="URI", help="prefix, glob, manifest or recording")
+    parser.add_argument("--output", metavar="URI", help="prefix for outputs, records and the report")
+    parser.add_argument("--model", metavar="MODEL", help="model folder or URI, as nodes find it")
+    parser.add_argument(
+        "--max-failed", metavar="N|X%", type=yaml.safe_load, help="failures that stop the job"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    parser.add_argument("--address", help="of the cluster; by default RAY_ADDRESS, or this machine alone")
+    parser.add_argument("--plan-only", action="store_true", help="list, and say what the job takes and costs")
+    parser.add_argument("--speed", type=float, metavar="X", help="of an actor, times real time, for the plan")
+    parser.add_argument(
+        "--new-job", action="store_true", help="forget what was done at OUTPUT, and replace it"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="do again what failed before")
+    parser.add_argument("--no-listing", action="store_true", help="do not look for what is new in INPUT")
+    sound = parser.add_argument_group("sound")
+    sound.add_argument(
+        "--mode", choices=["denoise", "enhance"], help="the denoiser alone, or the whole chain"
+    )
+    add_arguments(sound, enhances=True)
+    return parser
+
+
+def _settings(parsed: argparse.Namespace) -> BulkConfig:
+    given: dict[str, Any] = {
+        name: getattr(parsed, name)
+        for name in ("input", "output", "model", "max_failed")
+        if getattr(parsed, name) is not None
+    }
+    # JSON is YAML: what the options were read as comes back as it was.
+    overrides = [*(f"{name}={json.dumps(value)}" for name, value in given.items()), *parsed.set]
+    if parsed.config is not None:
+        settings = config.load(BulkConfig, parsed.config, overrides)
+    elif "input" in given and "output" in given:
+        settings = config.from_tree(BulkConfig, config.with_overrides({}, overrides), where="arguments")
+    else:
+        raise ConfigError("arguments", "expected CONFIG, or --input and --output")
+    return dataclasses.replace(settings, options=from_arguments(parsed, settings.options))

@@ -1,0 +1,161 @@
+"""What an actor's engine takes its jobs from: parts go in, files come out, and each record finds its part.
+
+`files.enhance_files` runs as long as the actor does and asks for a file whenever a thread is free, so the
+next part's files begin while the last of this one are under way: the model does not wait for a part's end.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from enhance_ray.files import Job
+from enhance_ray.report import Record
+
+_ANNOUNCED_FILES = 8
+_ANNOUNCED_BYTES = 32_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One file to do."""
+
+    job: Job
+    part: Part
+    name: str
+    """What the ledger knows it by."""
+    bytes: int = 0
+    alone: bool = False
+    """Nothing else may be open meanwhile."""
+    about: Any = None
+    """What its part wants to know again with the record."""
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Files that are done together, as they come out of an iterator."""
+
+    name: str
+    tasks: Iterator[Task]
+    answers: queue.SimpleQueue[tuple[Task, Record] | BaseException | None] = field(
+        default_factory=queue.SimpleQueue
+    )
+    """A record each, in the order of completion; None when there are no more files; an error where the engine
+    ended before."""
+    opened: int = 0
+    """Files that came out so far; all, once None is in `answers`."""
+
+
+class Feed(Iterator[Job]):
+    """An endless iterator of jobs. `files.enhance_files` has one thread at a time in it."""
+
+    def __init__(self, announce: Callable[[Sequence[Task]], None]) -> None:
+        """Make an empty one.
+
+        Args:
+            announce: called with files before the first of them is given out.
+        """
+        self._announce = announce
+        self._changed = threading.Condition()
+        self._parts: deque[Part] = deque()
+        self._open: dict[str, deque[Task]] = {}  # by input; two versions of one may be open
+        self._ready: deque[Task] = deque()  # announced
+        self._held: Task | None = None  # has to wait until nothing is open
+        self._is_closed = False
+
+    def add(self, part: Part) -> None:
+        """Take another part; its files come after those of the parts before."""
+        with self._changed:
+            self._parts.append(part)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give out no more files."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def answer(self, record: Record) -> Task:
+        """Pass on what became of a file."""
+        with self._changed:
+            tasks = self._open[record.input]
+            task = tasks.popleft()
+            if not tasks:
+                del self._open[record.input]
+            self._changed.notify_all()
+        task.part.answers.put((task, record))
+        return task
+
+    @property
+    def files_open(self) -> int:
+        """Files that were given out and have no record yet."""
+        with self._changed:
+            return sum(map(len, self._open.values()))
+
+    def __next__(self) -> Job:
+        task = self._next()
+        if task is None:
+            raise StopIteration
+        with self._changed:
+            if self._is_closed:
+                raise StopIteration
+            self._open.setdefault(task.job.input, deque()).append(task)
+        return task.job
+
+    def _next(self) -> Task | None:
+        if not self._wait(lambda: not self._alone_is_open()):
+            return None
+        if not self._ready and self._held is None:
+            self._fill()
+        if self._ready:
+            return self._ready.popleft()
+        task, self._held = self._held, None
+        if task is None or not self._wait(lambda: not self._open):
+            return None
+        self._announce([task])
+        return task
+
+    def _fill(self) -> None:
+        """Get the next few files, the announcement of which costs one message."""
+        size = 0
+        while len(self._ready) < _ANNOUNCED_FILES and size < _ANNOUNCED_BYTES:
+            task = self._pull(wait=not self._ready)
+            if task is None:
+                break
+            if task.alone:
+                self._held = task
+                break
+            self._ready.append(task)
+            size += task.bytes
+        if self._ready:
+            self._announce(list(self._ready))
+
+    def _pull(self, *, wait: bool) -> Task | None:
+        while True:
+            if wait and not self._wait(lambda: bool(self._parts)):
+                return None
+            with self._changed:
+                if not self._parts:
+                    return None
+                part = self._parts[0]
+            # Outside the lock: a part may have to fetch a file first.
+            task = next(part.tasks, None)
+            if task is not None:
+                part.opened += 1
+                return task
+            with self._changed:
+                self._parts.popleft()
+            part.answers.put(None)
+
+    def _wait(self, until: Callable[[], bool]) -> bool:
+        """Wait; False if the feed was closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or until())
+            return not self._is_closed
+
+    def _alone_is_open(self) -> bool:
+        return any(task.alone for tasks in self._open.values() for task in tasks)

@@ -1,0 +1,280 @@
+"""What a job came to: all its records in numbers, as `report.json` for programs and `report.html` for people.
+
+Records are read a few parts at a time and only added up, so a report of millions needs no more memory than
+one of hundreds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from enhance_ray import metrics, report
+from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.bulk.state import JobState
+from enhance_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("decode", "prepare", "wait", "encode", "model")
+_PARTS_AT_ONCE = 16
+_SLOWEST = 25
+_REASONS = 50
+_LEVELS = np.arange(-70, 2.5, 2.5)
+_LENGTHS = np.arange(-0.5, 5.25, 0.25)  # log10 of seconds
+_COLUMNS = [
+    "uri", "status", "code", "reason", "seconds", "input_bytes", "output_bytes", "loudness_in",
+    "loudness_out", "actor", "scores", *(f"{stage}_seconds" for stage in STAGES),
+]  # fmt: skip
+
+
+@dataclass(kw_only=True, slots=True)
+class Totals:
+    """A job in numbers."""
+
+    done: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    """Of audio that was done."""
+    input_bytes: int = 0
+    output_bytes: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds in decode, prepare, wait, encode and model (see `report.Record`), over all files."""
+    actor_seconds: float = 0.0
+    """That actors were there, in all runs."""
+    seconds_computed: float = 0.0
+    """Of audio, what was done twice included."""
+    deaths: int = 0
+    """Actors that were lost."""
+    runs: int = 0
+    """How often the job was started with something left to do."""
+    cost: float | None = None
+    """Of the actors, in the currency of the prices; None where there are none."""
+
+    @property
+    def cost_per_hour(self) -> float | None:
+        """Of audio."""
+        return self.cost / (self.seconds / 3600) if self.cost is not None and self.seconds else None
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Everything that the page shows."""
+
+    totals: Totals = field(default_factory=Totals)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    slowest: list[tuple[float, str, float, float]] = field(default_factory=list)
+    """(seconds spent, uri, of audio, of the model)."""
+    actors: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0, 0.0]))
+    """Files, seconds of audio and of the model, by actor."""
+    levels: dict[str, np.ndarray] = field(default_factory=dict)
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(len(_LENGTHS) - 1, np.int64))
+    scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+def write(settings: BulkConfig, state: JobState) -> Totals:
+    """Add up the records of a job and the usage of its runs; write `report.json` and `report.html`."""
+    sums = _Sums()
+    names = sorted(state.finished())
+    for first in range(0, len(names), _PARTS_AT_ONCE):
+        chunk = names[first : first + _PARTS_AT_ONCE]
+        for table in state.folder.read_tables([f"records/{name}.parquet" for name in chunk], _COLUMNS):
+            _add(sums, table)
+    usage = _add_usage(sums.totals, settings, state)
+    tree = {
+        **dataclasses.asdict(sums.totals),
+        "cost_per_hour": sums.totals.cost_per_hour,
+        "parts": len(state.parts()),
+        "parts_finished": len(names),
+        "failures": [
+            {"code": code, "reason": reason, "files": count, "example": sums.examples[code, reason]}
+            for (code, reason), count in sums.reasons.most_common(_REASONS)
+        ],
+    }
+    state.folder.write("report.json", json.dumps(tree, indent=2, ensure_ascii=False).encode())
+    try:
+        state.folder.write("report.html", _page(settings, sums, usage).encode())
+    except ConfigError as error:  # the numbers are there all the same
+        logger.warning("no report.html: %s", error)
+    return sums.totals
+
+
+def _add(sums: _Sums, table: pa.Table) -> None:
+    totals = sums.totals
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    done = table.filter(pc.equal(table["status"], "done"))
+    totals.done += len(done)
+    totals.failed += len(failed)
+    totals.seconds += _sum(done["seconds"])
+    totals.input_bytes += int(_sum(table["input_bytes"]))
+    totals.output_bytes += int(_sum(done["output_bytes"]))
+    for stage in STAGES:
+        totals.stages[stage] = totals.stages.get(stage, 0.0) + _sum(done[f"{stage}_seconds"])
+    for uri, code, reason in zip(
+        *(failed[name].to_pylist() for name in ("uri", "code", "reason")), strict=True
+    ):
+        kind = (code or "", report.kind_of(reason or ""))
+        sums.reasons[kind] += 1
+        sums.examples.setdefault(kind, uri)
+    columns = [
+        done[name].to_pylist() for name in ("uri", "seconds", "actor", *(f"{s}_seconds" for s in STAGES))
+    ]
+    for uri, seconds, actor, decode, prepare, _, encode, model in zip(*columns, strict=True):
+        spent = (decode or 0.0) + (prepare or 0.0) + (encode or 0.0) + (model or 0.0)
+        entry = (spent, uri, seconds, model or 0.0)
+        push = heapq.heappush if len(sums.slowest) < _SLOWEST else heapq.heappushpop
+        push(sums.slowest, entry)
+        share = sums.actors[actor]
+        share[0] += 1
+        share[1] += seconds
+        share[2] += model or 0.0
+    for name in ("loudness_in", "loudness_out"):
+        levels = np.array(done[name].drop_null(), np.float64)
+        counts = np.histogram(np.clip(levels, _LEVELS[0], _LEVELS[-1]), _LEVELS)[0]
+        sums.levels[name] = sums.levels.get(name, np.zeros(len(_LEVELS) - 1, np.int64)) + counts
+    lengths = np.log10(np.maximum(np.array(done["seconds"], np.float64), 0.33))
+    sums.lengths += np.histogram(np.clip(lengths, _LENGTHS[0], _LENGTHS[-1]), _LENGTHS)[0]
+    for text in done["scores"].drop_null().to_pylist():
+        for name, score in json.loads(text).items():
+            sums.scores[name].append(score)
+
+
+def _sum(column: Any) -> float:
+    return float(pc.sum(column).as_py() or 0)
+
+
+def _add_usage(totals: Totals, settings: BulkConfig, state: JobState) -> dict[str, float]:
+    """Take in what the runs used; seconds that each actor was there."""
+    seconds: dict[str, float] = {}
+    for name in state.folder.names("runs"):
+        run = json.loads(state.folder.read(f"runs/{name}"))
+        totals.runs += 1
+        totals.deaths += run["deaths"]
+        for actor, (present, computed) in run["actors"].items():
+            seconds[actor] = present
+            totals.actor_seconds += present
+            totals.seconds_computed += computed
+    if (price := settings.price_per_actor_hour) is not None:
+        totals.cost = totals.actor_seconds / 3600 * price
+    return seconds
+
+
+def _page(settings: BulkConfig, sums: _Sums, usage: Mapping[str, float]) -> str:
+    totals = sums.totals
+    cards = [
+        (f"{totals.done:,}", "done", False),
+        (f"{totals.failed:,}", "failed", totals.failed > 0),
+        (report.duration(totals.seconds), "of audio", False),
+        (_size(totals.input_bytes), "read", False),
+        (_size(totals.output_bytes), "written", False),
+        (report.duration(totals.actor_seconds), "of actors", False),
+        (f"{totals.deaths:,}", "actors lost", False),
+        (
+            report.duration(max(0.0, totals.seconds_computed - totals.seconds)),
+            "of audio computed again",
+            False,
+        ),
+    ]
+    if totals.actor_seconds:
+        cards.append((f"{totals.seconds / totals.actor_seconds:,.0f}", "h of audio per actor-hour", False))
+    if totals.cost is not None and totals.cost_per_hour is not None:
+        cards += [
+            (f"{totals.cost:,.2f}", "cost", False),
+            (f"{totals.cost_per_hour:.4f}", "per hour of audio", False),
+        ]
+    return report.page(
+        f"Restored: {settings.input}",
+        cards,
+        [
+            report.section(
+                "Failures",
+                report.table(
+                    ["Files", "Code", "Reason", "For example"],
+                    (
+                        [count, code, reason, sums.examples[code, reason]]
+                        for (code, reason), count in sums.reasons.most_common(_REASONS)
+                    ),
+                ),
+            ),
+            report.section("Where the time went", _stage_table(totals)),
+            report.section("Actors", _actor_table(sums, usage)),
+            report.section("Distributions", _charts(sums)),
+            report.section(
+                "The most work",
+                report.table(
+                    ["Input", "Work (s)", "of it the model (s)", "Audio (s)"],
+                    (
+                        [uri, spent, model, seconds]
+                        for spent, uri, seconds, model in sorted(sums.slowest)[::-1]
+                    ),
+                ),
+            ),
+        ],
+    )
+
+
+def _stage_table(totals: Totals) -> str:
+    explained = {
+        "decode": "reading and decoding",
+        "prepare": "resampling, levels, joining",
+        "wait": "for the model's answers",
+        "encode": "encoding and writing",
+        "model": "the model (while files wait for it)",
+    }
+    hours = totals.seconds / 3600 or 1.0
+    return report.table(
+        ["Stage", "Seconds", "Seconds per hour of audio"],
+        (
+            [explained[stage], seconds, seconds / hours]
+            for stage, seconds in totals.stages.items()
+            if totals.done
+        ),
+    )
+
+
+def _actor_table(sums: _Sums, usage: Mapping[str, float]) -> str:
+    rows: list[list[str | int | float | None]] = []
+    for actor, (files, seconds, model) in sorted(sums.actors.items()):
+        present = usage.get(actor)
+        speed, busy = (seconds / present, model / present) if present else (None, None)
+        rows.append([actor, int(files), seconds / 3600, present, speed, busy])
+    head = ["Actor", "Files", "Audio (h)", "Present (s)", "Times real time", "Model busy (share)"]
+    return report.table(head, rows[: report.TABLE_ROWS])
+
+
+def _charts(sums: _Sums) -> str:
+    loudness, length = "integrated loudness (LUFS)", "length (log10 of s)"
+    charts = {
+        length: [("files", sums.lengths)],
+        loudness: [(name.removeprefix("loudness_"), counts) for name, counts in sorted(sums.levels.items())],
+    }
+    edges = {length: _LENGTHS, loudness: _LEVELS}
+    for name, metric in metrics.METRICS.items():
+        pair = [(side, sums.scores[f"{name}_{side}"]) for side in ("in", "out")]
+        values = np.array([score for _, scores in pair for score in scores])
+        if len(values):
+            edges[metric.title] = np.histogram_bin_edges(values, 24)
+            charts[metric.title] = [
+                (side, np.histogram(scores, edges[metric.title])[0]) for side, scores in pair if scores
+            ]
+    return report.bars(charts, edges)
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} PB"

@@ -1,0 +1,435 @@
+"""The actor: a model, an engine that never stops, and the parts of the manifest that it is given.
+
+    part threads: manifest -> tasks -> Feed .......................... answers -> records -> storage
+    engine thread:                      enhance_files(feed) -> record -> Feed.answer
+    reporter:     news to the ledger; whether to stop; whether anything moves
+
+Two parts are under way in an actor, so that the model has work while the first one ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from enhance_ray.audio import Patience
+from enhance_ray.cluster.bulk import shards
+from enhance_ray.cluster.bulk.feed import Feed, Part, Task
+from enhance_ray.cluster.bulk.ledger import Attempt, Closed, Opened
+from enhance_ray.cluster.bulk.plan import output_of
+from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.bulk.state import RECORDS, JobState
+from enhance_ray.errors import AudioError
+from enhance_ray.files import Job, Progress, enhance_files, output_extension
+from enhance_ray.pipeline import Enhancer
+from enhance_ray.report import Record
+
+logger = logging.getLogger(__name__)
+
+PARTS_AT_ONCE = 2
+"""Parts that an actor has under way."""
+
+_STALLED = 70  # exit status of an actor in which nothing moves
+_NEWS_SECONDS = 1.0
+_KILLED = Record(
+    input="",
+    status="failed",
+    code="process_killed",
+    reason="the process that read it was killed, and once more when it had nothing else open: "
+    "it may need more memory than there is, or crash a decoder",
+)
+
+Load = Callable[[BulkConfig], Enhancer]
+"""How an actor gets its model."""
+
+
+def load_enhancer(settings: BulkConfig) -> Enhancer:
+    """The model that the settings name."""
+    return Enhancer.load(
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        denoiser_only=settings.options.mode == "denoise",
+    )
+
+
+class Worker:
+    """One actor of the pool; Ray Data calls it with a part of the manifest, from a thread for each."""
+
+    def __init__(self, settings: BulkConfig, job: str, ledger: Any, load: Load) -> None:
+        self._settings = settings
+        self._state = JobState(settings.output, job, settings.patience_seconds)
+        self._ledger = ledger
+        self._node = ray.get_runtime_context().get_node_id()
+        self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._patience = Patience(settings.patience_seconds)
+        self._feed = Feed(lambda tasks: self._tell([Opened(t.part.name, t.name, t.alone) for t in tasks]))
+        self._closed: list[Closed] = []
+        self._lock = threading.Lock()
+        self._progress = (0.0, 0.0)  # seconds of audio, seconds of the model
+        self._moved = time.monotonic()
+        self._stop: str | None = None
+        self._parts: set[Part] = set()
+        self._ended: BaseException | None = None
+        self._metrics = _Metrics(self._node)
+        self._tell([])  # the bill begins before the model is there
+        enhancer = load(settings)
+        threading.Thread(target=self._run_engine, args=(enhancer,), name="engine", daemon=True).start()
+        threading.Thread(target=self._report, name="reporter", daemon=True).start()
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Do the parts in column "part"; a row each."""
+        done = [self._do_part(str(name)) for name in rows["part"]]
+        return {name: np.array([row[name] for row in done]) for name in done[0]}
+
+    # ----------------------------------------------------------------------- a part
+
+    def _do_part(self, name: str) -> dict[str, Any]:
+        if self._state.is_finished(name):  # a task is run again if the node with its answer was lost
+            return {"part": name, "complete": True}
+        records = [self._state.progress(name)]
+        before = set(records[0]["uri"].to_pylist())
+        rows = [row for row in self._state.manifest(name).to_pylist() if row["uri"] not in before]
+        # The largest first: at the end of a part, files are small, and the actor's threads end together.
+        rows.sort(key=lambda row: -(row["bytes"] or 0))
+        attempt: Attempt = ray.get(self._ledger.begin.remote(name, self._name, self._node))
+        work = _PartWork(name, rows, attempt, self._settings, self._patience, self._name)
+        with self._lock:
+            if self._ended is not None:
+                return self._left(name)
+            self._parts.add(work.part)
+        self._feed.add(work.part)
+        flushed = time.monotonic()
+        fresh: list[dict[str, Any]] = []
+        try:
+            for finished in work.results(self._settings.flush_seconds):
+                fresh += finished
+                if fresh and time.monotonic() - flushed > self._settings.flush_seconds:
+                    records.append(self._flush(name, fresh))
+                    fresh, flushed = [], time.monotonic()
+        finally:
+            with self._lock:
+                self._parts.discard(work.part)
+            work.close()
+        if not work.is_complete:
+            if fresh:
+                self._flush(name, fresh)
+            return self._left(name)
+        records.append(pa.Table.from_pylist(fresh, RECORDS))
+        table = pa.concat_tables(records)
+        lost = {row["uri"] for row in rows} - set(table["uri"].to_pylist())
+        assert not lost, f"{name}: no record of {sorted(lost)[:3]}"  # rather a failed job than a lost file
+        self._state.commit(name, table)
+        self._tell([])
+        ray.get(self._ledger.end.remote(name))
+        return {"part": name, "complete": True}
+
+    def _flush(self, name: str, fresh: list[dict[str, Any]]) -> pa.Table:
+        table = pa.Table.from_pylist(fresh, RECORDS)
+        self._state.add_progress(name, table)
+        return table
+
+    def _left(self, name: str) -> dict[str, Any]:
+        if self._ended is not None and not isinstance(self._ended, _Stopped):
+            raise self._ended
+        return {"part": name, "complete": False}
+
+    # ----------------------------------------------------------------------- threads
+
+    def _run_engine(self, enhancer: Enhancer) -> None:
+        settings = self._settings
+        ended: BaseException = _Stopped()
+        try:
+            running = enhance_files(
+                self._feed,
+                enhancer,
+                settings.options,
+                batch_size=settings.batch_size,
+                files_at_once=settings.files_at_once,
+                patience=settings.patience_seconds,
+                force=True,  # an output whose record is lacking was cut off
+                partial=settings.partial,
+                progress=self._note,
+            )
+            for record in running:
+                task = self._feed.answer(record)
+                size = task.bytes
+                with self._lock:
+                    self._closed.append(Closed(task.part.name, task.name, record.status == "failed", size))
+                self._metrics.note(record)
+        except _Stopped:
+            pass
+        except BaseException as bug:  # goes on in the threads of the parts
+            ended = bug
+        with self._lock:
+            self._ended = ended
+            parts = set(self._parts)
+        self._feed.close()
+        for part in parts:
+            part.answers.put(ended)
+
+    def _note(self, progress: Progress) -> None:
+        """Called in the engine's thread, often."""
+        self._progress = (progress.seconds_done, progress.model_seconds)
+        self._moved = time.monotonic()
+        if self._stop == "abort":
+            raise _Stopped
+
+    def _report(self) -> None:
+        while self._ended is None:
+            time.sleep(_NEWS_SECONDS)
+            try:
+                self._tell([])
+            except ray.exceptions.RayError:
+                return  # the driver is gone, and this process will be
+            self._metrics.show(*self._progress, self._feed.files_open)
+            idle = time.monotonic() - self._moved
+            if not self._feed.files_open:
+                self._moved = time.monotonic()
+            elif idle > 60 * self._settings.stall_minutes:
+                logger.error("nothing has moved for %.0f minutes: this actor gives up", idle / 60)
+                os._exit(_STALLED)
+
+    def _tell(self, opened: Sequence[Opened]) -> None:
+        with self._lock:
+            closed, self._closed = self._closed, []
+        stop = ray.get(self._ledger.note.remote(self._name, self._node, opened, closed, *self._progress))
+        if stop is not None and self._stop is None:
+            self._stop = stop
+            # Where nothing is open, nothing calls `_note`.
+            self._feed.close()
+
+
+class _Stopped(Exception):  # noqa: N818 - ends the engine, is no error
+    """The job is being stopped."""
+
+
+class _PartWork:
+    """One part's files on their way, and what they left."""
+
+    def __init__(
+        self,
+        name: str,
+        rows: list[dict[str, Any]],
+        attempt: Attempt,
+        settings: BulkConfig,
+        patience: Patience,
+        actor: str,
+    ) -> None:
+        self._rows = rows
+        self._attempt = attempt
+        self._settings = settings
+        self._patience = patience
+        self._actor = actor
+        self._shards: dict[str, _Shard] = {}
+        self._at_once: list[list[dict[str, Any]]] = []  # records that need no work
+        self.part = Part(name, self._tasks())
+        self.is_complete = False
+
+    def results(self, timeout: float) -> Iterator[list[dict[str, Any]]]:
+        """Records as they come, and an empty list where none came for ``timeout`` seconds."""
+        answered = 0
+        has_all = False
+        while not has_all or answered < self.part.opened:
+            try:
+                answer = self.part.answers.get(timeout=timeout)
+            except queue.Empty:
+                yield []
+                continue
+            if isinstance(answer, BaseException):
+                return
+            if answer is None:
+                has_all = True
+            else:
+                answered += 1
+                yield self._take(*answer)
+            while self._at_once:
+                yield self._at_once.pop()
+        self.is_complete = True
+
+    def close(self) -> None:
+        """Remove what shards left on this machine."""
+        for shard in self._shards.values():
+            shard.close()
+
+    def _take(self, task: Task, record: Record) -> list[dict[str, Any]]:
+        if isinstance(task.about, dict):
+            return [self._row(task.about, record)]
+        shard, member = task.about
+        shard.take(member, record)
+        return self._finish(shard) if shard.is_finished else []
+
+    def _tasks(self) -> Iterator[Task]:
+        """In the order of the rows, those that are to run alone at the end."""
+        alone = []
+        for row in self._rows:
+            uri = row["uri"]
+            if shards.is_shard(uri):
+                yield from self._shard_tasks(row)
+                continue
+            if uri in self._attempt.condemned:
+                self._at_once.append([self._row(row, _KILLED)])
+                continue
+            extension = output_extension(uri, self._settings.options.format)
+            job = Job(uri, output_of(self._settings, uri, row["etag"], row["output"], extension))
+            task = Task(job, self.part, uri, row["bytes"] or 0, uri in self._attempt.suspects, row)
+            if task.alone:
+                alone.append(task)
+            else:
+                yield task
+        yield from alone
+
+    def _shard_tasks(self, row: dict[str, Any]) -> Iterator[Task]:
+        uri = row["uri"]
+        shard = self._shards[uri] = _Shard(row)
+        try:
+            for member in shards.unpack(uri, shard.folder, self._patience):
+                shard.members.append(member)
+                name = f"{uri}#{member.name}"
+                if not member.is_audio:
+                    continue
+                if name in self._attempt.condemned:
+                    shard.take(member, _KILLED)
+                    continue
+                output = shards.output_path(member, self._settings.options.format)
+                size = member.path.stat().st_size
+                job = Job(str(member.path), str(output))
+                yield Task(job, self.part, name, size, name in self._attempt.suspects, (shard, member))
+        except AudioError as error:
+            shard.error = error
+        shard.is_whole = True
+        if shard.is_finished:  # there was no recording in it, or the last one was condemned
+            self._at_once.append(self._finish(shard))
+
+    def _finish(self, shard: _Shard) -> list[dict[str, Any]]:
+        """Write the shard, and say what became of its recordings."""
+        if shard.is_written:
+            return []
+        shard.is_written = True
+        row, uri = shard.row, shard.row["uri"]
+        output = output_of(self._settings, uri, row["etag"], row["output"], Path(uri).suffix)
+        try:
+            if shard.error is not None:
+                raise shard.error
+            packed = shard.folder / f"packed{Path(uri).suffix}"
+            shards.pack(uri, shard.contents(), packed, self._patience)
+            shards.publish(packed, output, self._patience)
+        except AudioError as error:
+            failed = Record(input=uri, status="failed", code=error.code, reason=error.reason)
+            return [self._row(row, failed)]
+        finally:
+            shard.close()
+        rows = []
+        for member, record in shard.records.items():
+            rows.append(self._row(row, record, member.name, f"{output}#{member.name}"))
+        return rows
+
+    def _row(
+        self, row: dict[str, Any], record: Record, member: str | None = None, output: str | None = None
+    ) -> dict[str, Any]:
+        """A row of the table of records."""
+        values = {name: getattr(record, name) for name in RECORDS.names if hasattr(record, name)}
+        stages = {f"{name}_seconds": seconds for name, seconds in record.stages.items()}
+        if record.status == "done":
+            values["output"] = output or record.output
+        return {
+            **values,
+            **stages,
+            "uri": row["uri"],
+            "input_bytes": row["bytes"] if member is None else None,
+            "scores": json.dumps(record.scores) if record.scores else None,
+            "etag": row["etag"],
+            "member": member,
+            "actor": self._actor,
+            "finished": datetime.now(UTC),
+            "extra": row["extra"],
+        }
+
+
+class _Shard:
+    """A shard whose recordings are being done."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.row = row
+        self.folder = Path(tempfile.mkdtemp(prefix="enhance-ray-shard-"))
+        self.members: list[shards.Member] = []
+        self.records: dict[shards.Member, Record] = {}
+        self.is_whole = False
+        self.is_written = False
+        self.error: AudioError | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a record of every recording."""
+        return self.is_whole and len(self.records) == sum(member.is_audio for member in self.members)
+
+    def take(self, member: shards.Member, record: Record) -> None:
+        """Note what became of a recording, whose input is not needed any more."""
+        self.records[member] = record
+        member.path.unlink(missing_ok=True)
+
+    def contents(self) -> list[tuple[shards.Member, Path | None]]:
+        """Members with what stands for them in the output."""
+        contents: list[tuple[shards.Member, Path | None]] = []
+        for member in self.members:
+            record = self.records.get(member)
+            if record is None:
+                contents.append((member, member.path))
+            else:
+                contents.append((member, Path(record.output) if record.output else None))
+        return contents
+
+    def close(self) -> None:
+        """Remove its files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Metrics:
+    """What Ray's dashboard and Prometheus see of an actor."""
+
+    def __init__(self, node: str) -> None:
+        tags = {"node": node[:12]}
+        self._audio = Counter("enhance_ray_audio_seconds", "Seconds of audio written", tag_keys=("node",))
+        self._model = Counter("enhance_ray_model_seconds", "Seconds that the model ran", tag_keys=("node",))
+        self._files = Counter("enhance_ray_files", "Files finished", tag_keys=("node", "status"))
+        self._stages = Counter(
+            "enhance_ray_stage_seconds", "Seconds of finished files by stage", tag_keys=("node", "stage")
+        )
+        self._open = Gauge("enhance_ray_files_open", "Files under way", tag_keys=("node",))
+        for metric in (self._audio, self._model, self._files, self._stages, self._open):
+            metric.set_default_tags(tags)
+        self._shown = (0.0, 0.0)
+
+    def note(self, record: Record) -> None:
+        """Count a file."""
+        self._files.inc(1, {"status": record.status})
+        for stage, seconds in record.stages.items():
+            if seconds > 0:
+                self._stages.inc(seconds, {"stage": stage})
+
+    def show(self, seconds_done: float, model_seconds: float, files_open: int) -> None:
+        """Take the totals of an actor so far."""
+        for metric, now, before in zip(
+            (self._audio, self._model), (seconds_done, model_seconds), self._shown, strict=True
+        ):
+            if now > before:
+                metric.inc(now - before)
+        self._shown = (seconds_done, model_seconds)
+        self._open.set(files_open)

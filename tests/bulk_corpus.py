@@ -1,0 +1,132 @@
+"""A bucket of recordings as an archive has them: every codec, many lengths, some of them broken."""
+
+import io
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import soundfile
+
+from enhance_ray import audio
+from enhance_ray.cluster.bulk import driver
+from enhance_ray.cluster.bulk.state import JobState
+
+POISON = "poison"
+
+SPEECH = Path(__file__).parents[1] / "samples" / "corpus" / "speech"
+_FORMATS = [
+    ("wav", "pcm", "s16"),
+    ("flac", "flac", "s16"),
+    ("mp3", "mp3", "f32"),
+    ("ogg", "opus", "f32"),
+    ("m4a", "aac", "f32"),
+    ("wav", "pcm", "f32"),
+]
+_RATES = [44_100, 16_000, 22_050, 48_000, 8_000]
+
+
+def write(folder, count, broken, *, shortest=1.0, longest=8.0, skew=2, seed=0):
+    """Put ``count`` recordings into ``folder``, of which ``broken`` cannot be used; their names, in order.
+
+    Lengths are drawn so that most are short; the longest is as long as asked for.
+    """
+    folder = Path(folder)
+    random = np.random.default_rng(seed)
+    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SPEECH.iterdir())[:4]]
+    lengths = shortest * (longest / shortest) ** (random.random(count) ** skew)
+    lengths[-1] = longest
+    whole = []
+    for number in range(count - broken):
+        container, codec, stored = _FORMATS[number % len(_FORMATS)]
+        target = audio.OutputFormat(
+            container=container,
+            codec=codec,
+            sample_format=stored,
+            bit_rate=64_000 if stored == "f32" else None,
+        )
+        rate = _RATES[number % len(_RATES)]
+        clip = clips[number % len(clips)]
+        samples = int(lengths[broken + number] * rate)
+        # Another rate makes another voice of it, which is as good here.
+        signal = np.resize(clip, samples) + 0.01 * random.standard_normal(samples).astype(np.float32)
+        rows = np.stack([signal, signal[::-1]]) if number % 7 == 3 else signal[None]
+        name = f"show-{number % 5}/{number:04d}{target.extension}"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with audio.encode(
+            str(folder / name),
+            sample_rate=rate,
+            channels=len(rows),
+            target=target,
+            tags={"title": f"Recording {number}"},
+        ) as encoder:
+            for start in range(0, samples, 30 * rate):
+                encoder.write(np.ascontiguousarray(rows[:, start : start + 30 * rate]))
+        whole.append(name)
+    bad = []
+    for number in range(broken):
+        name, content = damaged(number, (folder / whole[1]).read_bytes())
+        path = folder / f"broken/{number:03d}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        bad.append(f"broken/{path.name}")
+    return whole, bad
+
+
+def damaged(number, flac):
+    """A name and what is in it."""
+    with_hole = io.BytesIO()
+    soundfile.write(with_hole, np.array([0.1] * 5000 + [np.nan] * 10), 16_000, format="WAV", subtype="FLOAT")
+    kinds = [
+        ("text.mp3", b"<html>Not found</html>" * 50),
+        ("empty.wav", b""),
+        ("half.flac", flac[: len(flac) // 2]),
+        ("nan.wav", with_hole.getvalue()),
+        ("zeros.m4a", bytes(4000)),
+        ("picture.ogg", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8),
+    ]
+    return kinds[number % len(kinds)]
+
+
+def upload(folder, uri):
+    """Copy a folder to a storage."""
+    filesystem, root = fsspec.url_to_fs(uri)
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda p: filesystem.put_file(str(p), f"{root}/{p.relative_to(folder)}"), files))
+
+
+def records(state):
+    names = [f"records/{name}" for name in state.folder.names("records")]
+    return pa.concat_tables(state.folder.read_tables(names)).to_pylist()
+
+
+def job_state(output):
+    return JobState(output, json.loads(fsspec.open(f"{output}/_enhance_ray/job.json").open().read())["job"])
+
+
+def contents(uri):
+    filesystem, root = fsspec.url_to_fs(uri)
+    filesystem.invalidate_cache()
+    return {
+        name[len(root) + 1 :]: filesystem.cat_file(name)
+        for name in filesystem.find(root)
+        if "_enhance_ray" not in name
+    }
+
+
+def load_with_poison(settings):
+    """The packaged denoiser, in a process that dies when it decodes a certain file."""
+    decode = audio.decode
+
+    def deadly(path, **options):
+        if POISON in path:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return decode(path, **options)
+
+    audio.decode = deadly
+    return driver.load_enhancer(settings)

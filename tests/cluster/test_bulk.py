@@ -1,0 +1,155 @@
+"""A bucket restored on a cluster: what comes out is what one machine would write, and none is lost."""
+
+import io
+import json
+import os
+import tarfile
+
+import bulk_corpus
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bulk_corpus import POISON, contents, job_state, load_with_poison, records
+
+from enhance_ray import audio, cli
+from enhance_ray.cluster.bulk import BulkConfig, command, driver, run
+from enhance_ray.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def recordings(s3, tmp_path_factory):
+    """24 recordings, 6 of them broken, here and in a bucket."""
+    folder = tmp_path_factory.mktemp("recordings")
+    whole, broken = bulk_corpus.write(folder, 24, 6)
+    bulk_corpus.upload(folder, f"{s3}/bulk/in")
+    return folder, whole, broken
+
+
+@pytest.fixture(scope="module")
+def expected(recordings, tmp_path_factory):
+    """What the command line makes of them."""
+    folder, whole, _ = recordings
+    out = tmp_path_factory.mktemp("expected")
+    assert cli.main(["denoise", str(folder), str(out), "--quiet"]) == 1
+    return {name: (out / name).read_bytes() for name in whole}
+
+
+def test_a_bucket_is_restored_as_files_are_and_a_poison_file_costs_itself_alone(
+    s3, ray_cluster, recordings, expected
+):
+    _, whole, broken = recordings
+    source, output = f"{s3}/bulk/in", f"{s3}/bulk/out"
+    fsspec.filesystem("s3").pipe(f"tests/bulk/in/{POISON}.wav", b"RIFF")
+    settings = BulkConfig(
+        input=source, output=output, actors=2, flush_seconds=0.2, max_failed=None, price_per_cpu_hour=1
+    )
+
+    outcome = run(settings, load=load_with_poison)
+
+    assert outcome.status == "complete"
+    assert outcome.parts_left == 0
+    assert contents(output) == expected
+    rows = {row["uri"].removeprefix(f"{source}/"): row for row in records(job_state(output))}
+    assert len(records(job_state(output))) == len(rows) == 25
+    assert {name for name, row in rows.items() if row["status"] == "failed"} == {*broken, f"{POISON}.wav"}
+    assert rows[f"{POISON}.wav"]["code"] == "process_killed"
+    assert {name: rows[name]["code"] for name in broken} == dict.fromkeys(broken, "audio_unreadable")
+    assert all(rows[name]["output"] == f"{output}/{name}" for name in whole)
+    assert outcome.report.deaths == 2
+    assert outcome.report.cost > 0
+    page = fsspec.open(f"{outcome.place}/report.html").open().read().decode()
+    assert "process_killed" in page
+    assert "Where the time went" in page
+
+    # The same command again has nothing to do.
+    assert run(settings, load=load_with_poison).report.done == 18
+
+    # New and changed objects are done, and what failed where that is asked for; what was done stays.
+    storage = fsspec.filesystem("s3")
+    wave = storage.cat_file("tests/bulk/in/show-0/0000.wav")
+    storage.pipe("tests/bulk/in/show-0/new.wav", wave)
+    storage.pipe(f"tests/bulk/in/{broken[0]}", wave)
+    again = run(settings, retry_failed=True)
+    # The object that was mended is done in its old place in the manifest, and as the new version that it is.
+    assert (again.added, again.report.done, again.report.failed) == (2, 21, 6)
+    assert contents(output)["show-0/new.wav"] == expected["show-0/0000.wav"]
+
+
+def test_shards_come_out_as_shards(s3, ray_cluster, recordings, expected):
+    folder, whole, broken = recordings
+    names = [name for name in whole if name.endswith((".wav", ".flac"))][:3]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for number, name in enumerate([names[0], broken[0], names[1]]):
+            tar.add(folder / name, f"{number:03d}{os.path.splitext(name)[1]}")  # noqa: PTH122 - of a member
+            label = json.dumps({"number": number}).encode()
+            info = tarfile.TarInfo(f"{number:03d}.json")
+            info.size = len(label)
+            tar.addfile(info, io.BytesIO(label))
+    table = pa.table(
+        {
+            "name": ["x.wav", "y.mp3"],
+            "audio": [(folder / names[2]).read_bytes(), b"broken"],
+            "speaker": ["ann", "bob"],
+        }
+    )
+    storage = fsspec.filesystem("s3")
+    storage.pipe("tests/packed/in/a.tar", packed.getvalue())
+    with storage.open("tests/packed/in/b.parquet", "wb") as file:
+        pq.write_table(table, file)
+    output = f"{s3}/packed/out"
+
+    outcome = run(BulkConfig(input=f"{s3}/packed/in", output=output, max_failed=None))
+
+    assert (outcome.report.done, outcome.report.failed) == (3, 2)
+    with tarfile.open(fileobj=io.BytesIO(storage.cat_file("tests/packed/out/a.tar"))) as tar:
+        members = {info.name: tar.extractfile(info).read() for info in tar}
+    suffix = [os.path.splitext(name)[1] for name in names]  # noqa: PTH122
+    assert list(members) == [f"000{suffix[0]}", "000.json", "001.json", f"002{suffix[1]}", "002.json"]
+    assert members[f"000{suffix[0]}"] == expected[names[0]]
+    assert members[f"002{suffix[1]}"] == expected[names[1]]
+    assert json.loads(members["001.json"]) == {"number": 1}
+    with storage.open("tests/packed/out/b.parquet") as file:
+        restored = pq.read_table(file).to_pylist()
+    assert [row["speaker"] for row in restored] == ["ann", "bob"]
+    assert [row["audio"] for row in restored] == [expected[names[2]], None]
+    members = {row["member"]: row["status"] for row in records(job_state(output))}
+    assert members == {
+        f"000{suffix[0]}": "done",
+        "001.mp3": "failed",
+        f"002{suffix[1]}": "done",
+        "x.wav": "done",
+        "y.mp3": "failed",
+    }
+
+
+def test_too_many_failures_stop_the_job_and_it_can_go_on(s3, ray_cluster, recordings, capsys):
+    output = f"{s3}/budget/out"
+    arguments = ["--input", f"{s3}/bulk/in", "--output", output, "--set", "actors=1", "--max-failed", "2"]
+
+    assert command.main([*arguments, "--set", "files_at_once=1"]) == 3
+
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["status"] == "stopped"
+    assert said["parts_left"] > 0
+    with pytest.raises(ConfigError, match="loudness keep -> -16"):
+        driver.planned(command._settings(command._parser(None).parse_args([*arguments, "--loudness", "-16"])))
+
+
+def test_a_plan_says_what_a_job_will_take(s3, recordings, tmp_path, capsys):
+    folder, whole, broken = recordings
+    arguments = ["--input", str(folder), "--output", str(tmp_path / "out"), "--plan-only", "--speed", "100"]
+
+    assert command.main([*arguments, "--set", "price_per_cpu_hour=2", "--set", "actors=4"]) == 0
+
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    seconds = sum(audio.probe(str(folder / name)).seconds for name in whole)
+    half = next(name for name in broken if "half" in name)  # its header is fine
+    nan = next(name for name in broken if "nan" in name)
+    seconds += sum(audio.probe(str(folder / name)).seconds for name in (half, nan))
+    assert said["files"] == 24
+    assert said["hours"] == pytest.approx(seconds / 3600, rel=0.02)
+    assert said["wall_hours"] == pytest.approx(said["actor_hours"] / 4)
+    assert said["cost"] == pytest.approx(2 * said["actor_hours"])
+    assert not (tmp_path / "out" / "show-0").exists()

@@ -1,0 +1,144 @@
+"""A file that kills processes is found by the deaths around it, and nothing else is blamed."""
+
+import queue
+import threading
+
+import pytest
+
+from enhance_ray.cluster.bulk.feed import Feed, Part, Task
+from enhance_ray.cluster.bulk.ledger import Closed, Ledger, Opened
+from enhance_ray.files import Job
+from enhance_ray.report import Record
+
+
+def ledger(dead_nodes=()):
+    return Ledger(lambda node: node not in dead_nodes)
+
+
+def open_files(of, actor, *names, part="p", alone=False, node="n"):
+    of.note(actor, node, [Opened(part, name, alone) for name in names])
+
+
+def test_what_was_open_when_an_actor_died_is_tried_alone_and_condemned_if_that_kills_again():
+    kept = ledger()
+    kept.begin("p", "first", "n")
+    open_files(kept, "first", "good", "bad", "done")
+    kept.note("first", "n", closed=[Closed("p", "done", failed=False, bytes=1)])
+
+    attempt = kept.begin("p", "second", "n")
+    assert attempt.suspects == {"good", "bad"}
+    assert not attempt.condemned
+    open_files(kept, "second", "good", alone=True)
+    kept.note("second", "n", closed=[Closed("p", "good", failed=False, bytes=1)])
+    open_files(kept, "second", "bad", alone=True)
+
+    attempt = kept.begin("p", "third", "n")
+    assert attempt.condemned == {"bad"}
+    assert not attempt.suspects
+    assert kept.snapshot().deaths == 2
+
+
+def test_a_file_that_was_not_alone_is_never_condemned():
+    kept = ledger()
+    for life in range(8):
+        attempt = kept.begin("p", f"actor-{life}", "n")
+        open_files(kept, f"actor-{life}", "innocent", "neighbour")
+
+    assert not attempt.condemned
+
+
+def test_lost_machines_are_not_held_against_a_file_as_killed_processes_are():
+    kept = ledger(dead_nodes={"lost"})
+    for life in range(6):
+        attempt = kept.begin("p", f"actor-{life}", "lost")
+        assert bool(attempt.condemned) == (life >= 5)
+        open_files(kept, f"actor-{life}", "file", alone=True, node="lost")
+
+
+def test_two_parts_of_one_actor_come_back_each_with_its_own_suspects():
+    kept = ledger()
+    for part in ("p", "q"):
+        kept.begin(part, "first", "n")
+        open_files(kept, "first", f"of-{part}", part=part)
+
+    assert kept.begin("p", "second", "n").suspects == {"of-p"}
+    assert kept.begin("q", "third", "n").suspects == {"of-q"}
+
+
+def test_an_actor_hears_that_it_is_to_stop():
+    kept = ledger()
+    assert kept.note("actor", "n") is None
+    kept.stop("drain")
+    assert kept.note("actor", "n") == "drain"
+
+
+# --------------------------------------------------------------------------- feed
+
+
+class Announced:
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, tasks):
+        self.batches.append([task.name for task in tasks])
+
+
+def part_of(*names, alone=(), name="p"):
+    part = Part(name, iter(()))
+    part.tasks = iter([Task(Job(n, f"out-{n}"), part, n, alone=n in alone) for n in names])
+    return part
+
+
+def answer(feed, name):
+    return feed.answer(Record(input=name, status="done"))
+
+
+def test_files_are_announced_before_they_are_opened_and_a_part_hears_of_its_end():
+    announced = Announced()
+    feed = Feed(announced)
+    part = part_of("a", "b")
+    feed.add(part)
+
+    assert next(feed).input == "a"
+    assert announced.batches == [["a", "b"]]
+    assert next(feed).input == "b"
+    answer(feed, "b")
+    answer(feed, "a")
+    feed.add(part_of("c", name="q"))
+    next(feed)
+
+    answers = [part.answers.get_nowait() for _ in range(3)]
+    assert [a if a is None else a[0].name for a in answers] == [None, "b", "a"]
+    assert part.opened == 2
+
+
+def test_a_suspect_waits_until_nothing_is_open_and_nothing_opens_beside_it():
+    feed = Feed(Announced())
+    feed.add(part_of("a", "suspect", "b", alone={"suspect"}))
+    given = queue.SimpleQueue()
+
+    def take():
+        for job in feed:
+            given.put(job.input)
+
+    threading.Thread(target=take, daemon=True).start()
+    assert given.get(timeout=5) == "a"
+    for name, following in (("a", "suspect"), ("suspect", "b")):
+        with pytest.raises(queue.Empty):
+            given.get(timeout=0.2)
+        answer(feed, name)
+        assert given.get(timeout=5) == following
+    feed.close()
+
+
+def test_a_closed_feed_ends_even_for_who_waits():
+    feed = Feed(Announced())
+    ended = threading.Event()
+
+    def take():
+        list(feed)
+        ended.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    feed.close()
+    assert ended.wait(5)

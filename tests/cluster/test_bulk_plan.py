@@ -1,0 +1,248 @@
+"""What a bulk job's input is found to be, and what of it is new."""
+
+import csv
+import datetime
+import json
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from enhance_ray.cluster.bulk import plan as planning
+from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.bulk.state import Fingerprint, JobState, open_job
+from enhance_ray.errors import ConfigError
+from enhance_ray.options import EnhanceOptions
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Names in a tree; planning does not open them."""
+    for name in (
+        "b/2.mp3",
+        "a/1.wav",
+        "a/deep/x.flac",
+        "notes.txt",
+        "c.wma",
+        "d.tar",
+        ".hidden.wav",
+        "manifest.parquet",
+    ):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "in"
+
+
+def settings(source, target, **others):
+    return BulkConfig(input=str(source), output=str(target), **others)
+
+
+def planned(config, state):
+    planning.plan(config, state)
+    rows = []
+    for part in state.parts():
+        rows += state.manifest(part).to_pylist()
+    return rows
+
+
+def uris(rows, root):
+    return [row["uri"].removeprefix(f"{root}/") for row in rows]
+
+
+def test_a_prefix_is_listed_in_order_without_what_is_no_recording(folder, tmp_path):
+    rows = planned(settings(folder, tmp_path / "out"), JobState(str(tmp_path / "out"), "job"))
+
+    assert uris(rows, folder) == ["a/1.wav", "a/deep/x.flac", "b/2.mp3", "c.wma", "d.tar"]
+    assert rows[0]["bytes"] == len("a/1.wav")
+    assert rows[0]["etag"]
+    assert rows[0]["last_modified"].tzinfo is not None
+
+
+def test_outputs_below_the_input_are_no_inputs(folder):
+    out = folder / "restored"
+    (out / "a").mkdir(parents=True)
+    (out / "a" / "1.wav").write_bytes(b"done")
+
+    rows = planned(settings(folder, out), JobState(str(out), "job"))
+
+    assert not [row for row in rows if "restored" in row["uri"]]
+
+
+def test_a_glob_takes_what_it_matches(folder, tmp_path):
+    config = settings(f"{folder}/**/*.wav", tmp_path / "out")
+
+    assert uris(planned(config, JobState(str(tmp_path / "out"), "job")), folder) == ["a/1.wav"]
+
+
+def test_planning_again_adds_what_is_new_and_what_has_changed_and_nothing_else(folder, tmp_path):
+    config = settings(folder, tmp_path / "out")
+    state = JobState(str(tmp_path / "out"), "job")
+    first = planned(config, state)
+    assert planning.plan(config, state) == planning.Planned(listed=5, added=0, parts=0)
+
+    (folder / "new.wav").write_bytes(b"new")
+    (folder / "b" / "2.mp3").write_bytes(b"longer than before")
+    again = planned(config, state)
+
+    assert again[: len(first)] == first
+    assert sorted(uris(again[len(first) :], folder)) == ["b/2.mp3", "new.wav"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_a_manifest_carries_its_columns_through(tmp_path, kind):
+    rows = [
+        {"uri": "s3://b/x/1.wav", "bytes": 10, "etag": "e1", "output": "first.wav", "show": "news"},
+        {"uri": "s3://b/x/2.wav", "bytes": 20, "etag": "e2", "output": None, "show": "talk"},
+        {"uri": "s3://b/x/1.wav", "bytes": 10, "etag": "e1", "output": "first.wav", "show": "twice"},
+    ]
+    path = tmp_path / f"list.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    found = planned(settings(path, tmp_path / "out"), JobState(str(tmp_path / "out"), "job"))
+
+    assert [(row["uri"], row["bytes"], row["etag"], row["output"]) for row in found] == [
+        ("s3://b/x/1.wav", 10, "e1", "first.wav"),
+        ("s3://b/x/2.wav", 20, "e2", None),
+    ]
+    assert [json.loads(row["extra"]) for row in found] == [{"show": "news"}, {"show": "talk"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [('{"url": "x"}', 'row 1: expected a column "uri"'), ("{", "no readable manifest"), ("", "no audio")],
+)
+def test_a_manifest_that_is_none_is_refused_by_name(tmp_path, text, reason):
+    path = tmp_path / "list.jsonl"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=reason) as caught:
+        planning.plan(settings(path, tmp_path / "out"), JobState(str(tmp_path / "out"), "job"))
+    assert str(path) in str(caught.value)
+
+
+def test_an_input_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        planning.plan(
+            settings(tmp_path / "nowhere", tmp_path / "out"), JobState(str(tmp_path / "out"), "job")
+        )
+
+
+def test_s3_is_listed_by_pages_with_etags(s3):
+    storage = fsspec.filesystem("s3")
+    names = [f"shows/{show}/{year}/{n:03d}.mp3" for show in ("a", "b") for year in (1, 2) for n in range(30)]
+    for name in [*names, "shows/top.wav", "showsimilar/no.wav"]:
+        storage.pipe(f"tests/plan/{name}", name.encode())
+    source, out = f"{s3}/plan/shows", f"{s3}/plan-out"
+    config = settings(source, out)
+    state = JobState(out, "job")
+
+    rows = planned(config, state)
+
+    assert uris(rows, f"{s3}/plan") == [*names, "shows/top.wav"]
+    assert all(row["etag"] and '"' not in row["etag"] for row in rows)
+    storage.pipe("tests/plan/shows/a/1/000.mp3", b"changed")
+    assert planning.plan(config, state).added == 1
+
+
+def test_small_jobs_get_parts_for_all_actors_and_large_files_parts_of_their_own():
+    def part_sizes(sizes, **others):
+        found = iter([planning.Entry(str(n), size) for n, size in enumerate(sizes)])
+        return [len(part) for part in planning._parts(found, settings("in", "out", **others))]
+
+    assert part_sizes([1] * 100, actors=4) == [4] * 25
+    assert part_sizes([1] * 5000, files_per_part=500) == [500] * 10
+    assert part_sizes([8, 8, 1, 1], gigabytes_per_part=8e-9)[0] == 1
+
+
+@pytest.mark.parametrize("layout", ["tree", "content"])
+def test_no_two_inputs_share_an_output(layout):
+    config = settings("s3://in/shows", "s3://out", layout=layout)
+    names = ["a.mp3", "a.wav", "a.mp3.wav", "a.mp3.wav.wav", "a.wma", "b/a.mp3", "a.flac"]
+
+    outputs = {
+        planning.output_of(config, f"s3://in/shows/{name}", "etag", None, extension)
+        for name in names
+        for extension in [".wav"]
+    }
+
+    assert len(outputs) == len(names)
+
+
+def test_an_output_keeps_its_inputs_name_where_the_format_stays():
+    config = settings("s3://in/shows", "s3://out/")
+
+    assert planning.output_of(config, "s3://in/shows/x/a.mp3", None, None, ".mp3") == "s3://out/x/a.mp3"
+    assert planning.output_of(config, "s3://in/shows/x/a.wma", None, None, ".wav") == "s3://out/x/a.wma.wav"
+    assert planning.output_of(config, "s3://in/shows/x/a.mp3", None, "y/b.mp3", ".mp3") == "s3://out/y/b.mp3"
+
+
+def test_a_digest_is_seen_once():
+    seen = planning._Seen()
+    versions = [(str(n % 700), None) for n in range(1000)]
+
+    assert seen.add(planning._digests(versions)).sum() == 700
+    assert seen.add(planning._digests([("1", None), ("x", None), ("1", "etag")])).tolist() == [
+        False,
+        True,
+        True,
+    ]
+    assert not seen.add(planning._digests(versions)).any()
+
+
+def test_a_job_with_another_fingerprint_is_refused_unless_it_is_new(tmp_path):
+    first = settings("in", tmp_path)
+    state = open_job(first, Fingerprint.of(first, "model-a"))
+    assert open_job(first, Fingerprint.of(first, "model-a")).job == state.job
+
+    louder = settings("in", tmp_path, options=EnhanceOptions(loudness=-16))
+    with pytest.raises(ConfigError, match=r"model model-a -> model-b, loudness keep -> -16"):
+        open_job(louder, Fingerprint.of(louder, "model-b"))
+    with pytest.raises(ConfigError, match="whose input is in"):
+        open_job(settings("other", tmp_path), Fingerprint.of(first, "model-a"))
+    assert open_job(louder, Fingerprint.of(louder, "model-b"), new=True).job != state.job
+
+
+def test_a_damaged_job_file_is_said(tmp_path):
+    (tmp_path / "_enhance_ray").mkdir()
+    (tmp_path / "_enhance_ray" / "job.json").write_text("{}")
+
+    config = settings("in", tmp_path)
+    with pytest.raises(ConfigError, match=r"job\.json: is damaged"):
+        open_job(config, Fingerprint.of(config, "model"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "failed", "finished", "stops"),
+    [
+        (None, 9, 9, False),
+        (3, 3, 3, False),
+        (3, 4, 4, True),
+        ("1%", 2, 99, False),
+        ("1%", 1, 100, False),
+        ("1%", 2, 100, True),
+    ],
+)
+def test_the_error_budget_is_a_number_or_a_share(limit, failed, finished, stops):
+    assert settings("in", "out", max_failed=limit).too_many_failed(failed, finished) is stops
+
+
+@pytest.mark.parametrize("wrong", ["1 percent", "101%", -1])
+def test_a_budget_that_is_none_is_refused(wrong):
+    with pytest.raises(ConfigError, match="max_failed"):
+        settings("in", "out", max_failed=wrong)
+
+
+def test_times_of_a_manifest_tell_versions(tmp_path):
+    row = {"uri": "x.wav", "last_modified": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).isoformat()}
+
+    assert planning._entry(row, "row").etag == "2026-01-02T00:00:00+00:00"
