@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import soundfile
+import torch
 
 from enhance_ray import audio
 from enhance_ray.cluster.bulk import driver
 from enhance_ray.cluster.bulk.state import JobState
+from enhance_ray.pipeline import Enhancer
 
 POISON = "poison"
 
@@ -125,8 +128,19 @@ def load_with_poison(settings):
 
     def deadly(path, **options):
         if POISON in path:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            os.kill(os.getpid(), signal.SIGKILL)
         return decode(path, **options)
 
     audio.decode = deadly
     return driver.load_enhancer(settings)
+
+
+class _Slow(torch.nn.Module):
+    def forward(self, rows):
+        time.sleep(1.0)
+        return rows
+
+
+def load_slowly(_):
+    """A model that takes a second for anything, and changes nothing."""
+    return Enhancer(_Slow(), device="cpu", precision="fp32")

@@ -4,13 +4,14 @@ import io
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import bulk_corpus
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bulk_corpus import POISON, contents, job_state, load_with_poison, records
+from bulk_corpus import POISON, contents, job_state, load_slowly, load_with_poison, records
 
 from enhance_ray import audio, cli
 from enhance_ray.cluster.bulk import BulkConfig, command, driver, run
@@ -135,6 +136,15 @@ def test_too_many_failures_stop_the_job_and_it_can_go_on(s3, ray_cluster, record
     assert said["parts_left"] > 0
     with pytest.raises(ConfigError, match="loudness keep -> -16"):
         driver.planned(command._settings(command._parser(None).parse_args([*arguments, "--loudness", "-16"])))
+
+
+def test_a_pool_grows_to_its_largest_size(ray_cluster, recordings, tmp_path):
+    config = BulkConfig(input=str(recordings[0]), output=str(tmp_path), actors=(1, 3), files_per_part=1)
+
+    outcome = run(config, load=load_slowly, fingerprint="slow")
+
+    usage = json.loads(next(Path(outcome.place).glob("runs/*.json")).read_text())
+    assert len(usage["actors"]) == 3
 
 
 def test_a_plan_says_what_a_job_will_take(s3, recordings, tmp_path, capsys):

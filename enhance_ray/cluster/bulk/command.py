@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None, description: str | None = None)
             raise  # a bug: its traceback is wanted
         sys.stderr.write(f"enhance_bulk: {cause}\n")
         return 2
-    sys.stdout.write(json.dumps({**dataclasses.asdict(outcome), "place": outcome.place}) + "\n")
-    return _EXITS.get(outcome.status, 1 if outcome.report.failed else 0)
+    sys.stdout.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+    return _EXITS.get(outcome.status, 1 if outcome.report and outcome.report.failed else 0)
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:

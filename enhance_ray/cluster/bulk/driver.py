@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
 import json
 import logging
+import math
 import signal
 import sys
 import threading
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from enhance_ray import resemble
@@ -36,24 +38,27 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _LOG_SECONDS = 30.0
-_LEAVE_SECONDS = 2.5  # `ray job stop` kills three seconds after it asks
+_LEAVE_SECONDS = 1.0  # `ray job stop` kills three seconds after it asks
 _USAGE_SECONDS = 20.0
+
+
+Status = Literal["complete", "stopped", "interrupted"]
+"""``stopped``: too many files failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """How a run ended."""
 
-    status: Literal["complete", "stopped", "interrupted"]
-    """``stopped``: too many files failed."""
+    status: Status
     listed: int
     """Inputs found now; 0 where nothing was listed."""
     added: int
     """Of them, new or changed since the last run."""
     parts_left: int
     """Of the manifest, unfinished."""
-    report: summary.Totals
-    """Over all records of the job, those of earlier runs included."""
+    report: summary.Totals | None
+    """Over all records of the job, those of earlier runs included; None where the run was interrupted."""
     place: str
     """Folder with manifest, records and report."""
 
@@ -117,12 +122,13 @@ def run(
         logger.info("%d failed files are done again", state.reopen_failed())
     done = state.finished()
     parts = [part for part in state.parts() if part not in done]
-    status: Literal["complete", "stopped", "interrupted"] = "complete"
+    status: Status = "complete"
     if parts:
         logger.info("%d parts of the manifest are finished, %d are left", len(done), len(parts))
         status = _Run(settings, state, load).do(parts)
     left = len(state.parts()) - len(state.finished())
-    report = summary.write(settings, state)
+    # Who interrupts does not wait.
+    report = None if status == "interrupted" else summary.write(settings, state)
     return Outcome(
         status=status,
         listed=listing.listed,
@@ -153,40 +159,39 @@ class _Run:
             _node_is_alive
         )
         self._ended = threading.Event()
-        self._stopped = False
+        self._interrupted = threading.Event()
+        self._status: Status = "complete"
         self._began = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self._usage_written = time.time()
 
-    def do(self, parts: list[str]) -> Literal["complete", "stopped", "interrupted"]:
+    def do(self, parts: list[str]) -> Status:
         """Run ``parts``, to the end or to a stop."""
         _warn_if_none_fits(self._settings)
-        total_files, total_bytes = self._sizes(parts)
-        line = _LiveLine(self._settings, total_files, total_bytes)
+        line = _LiveLine(self._settings, *self._sizes(parts))
         watch = threading.Thread(target=self._watch, args=(line,), name="watch", daemon=True)
         watch.start()
-        rows = self._dataset(parts).iter_rows()
         try:
-            with _interruptible():
-                for row in rows:
-                    if not row["complete"] and not self._stopped:
+            with _signals(self._interrupted):
+                for row in self._dataset(parts).iter_rows():
+                    if not row["complete"] and self._status == "complete":
                         raise EnhanceRayError(f"{row['part']} was left unfinished")  # a bug of ours
-        except KeyboardInterrupt:
-            return self._leave(rows)
+        except KeyboardInterrupt:  # of `_watch`: nothing is left to wait for
+            if self._status == "complete":
+                raise
         finally:
             self._ended.set()
             watch.join(timeout=10)
-            self._write_usage(ray.get(self._ledger.snapshot.remote()))
-        line.show(ray.get(self._ledger.snapshot.remote()), final=True)
-        return "stopped" if self._stopped else "complete"
+            last: Snapshot = ray.get(self._ledger.snapshot.remote())
+            self._write_usage(last)
+            line.show(last, final=True)
+        return self._status
 
     def _dataset(self, parts: list[str]) -> Any:
         settings = self._settings
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
         least, most = settings.actor_range
         # One block for each part: that is what is given to an actor, and what comes back when one is lost.
         tables = [pa.table({"part": [part]}) for part in parts]
-        return ray.data.from_arrow(tables).map_batches(
+        dataset = ray.data.from_arrow(tables).map_batches(
             Worker,
             fn_constructor_args=(settings, self._state.job, self._ledger, self._load),
             batch_size=1,
@@ -200,6 +205,11 @@ class _Run:
             num_cpus=settings.cpus_per_actor,
             num_gpus=settings.gpus_per_actor,
         )
+        dataset.context.enable_progress_bars = False
+        # A pool grows while all of its actors have all the parts that they take at once. Ray's default asks
+        # for more parts than that, and a pool would stay at its least size.
+        dataset.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+        return dataset
 
     def _sizes(self, parts: list[str]) -> tuple[int, int]:
         """Files and bytes of what is left, those in parts that were begun included."""
@@ -208,6 +218,7 @@ class _Run:
         return sum(map(len, tables)), sum(pc.sum(table["bytes"]).as_py() or 0 for table in tables)
 
     def _watch(self, line: _LiveLine) -> None:
+        leave_at = math.inf
         while not self._ended.wait(_LOOK_SECONDS):
             try:
                 now: Snapshot = ray.get(self._ledger.snapshot.remote(), timeout=60)
@@ -216,14 +227,18 @@ class _Run:
             line.show(now)
             if time.time() - self._usage_written > _USAGE_SECONDS:
                 self._write_usage(now)
-            if not self._stopped and self._settings.too_many_failed(now.failed, now.done + now.failed):
-                logger.error(
-                    "%d of %d files failed, more than max_failed (%s): the job stops",
-                    now.failed,
-                    now.done + now.failed,
-                    self._settings.max_failed,
-                )
-                self._stopped = True
+            if self._status != "complete":
+                if now.parts_open == 0 or time.monotonic() > leave_at:
+                    _thread.interrupt_main()
+                    return
+            elif self._interrupted.is_set():
+                logger.warning("interrupted: the same command goes on from here")
+                self._status, leave_at = "interrupted", time.monotonic() + _LEAVE_SECONDS
+                self._ledger.stop.remote("abort")
+            elif self._settings.too_many_failed(now.failed, now.done + now.failed):
+                limit, finished = self._settings.max_failed, now.done + now.failed
+                logger.error("%d of %d files failed, more than max_failed (%s)", now.failed, finished, limit)
+                self._status = "stopped"
                 self._ledger.stop.remote("drain")
 
     def _write_usage(self, now: Snapshot) -> None:
@@ -233,37 +248,34 @@ class _Run:
         self._state.folder.write(f"runs/{self._began}.json", json.dumps(tree).encode())
         self._usage_written = time.time()
 
-    def _leave(self, rows: Iterator[Any]) -> Literal["interrupted"]:
-        """Have the actors write down what is finished, and go."""
-        logger.warning("interrupted: the same command goes on from here")
-        self._stopped = True
-        self._ledger.stop.remote("abort")
-        waiting = threading.Thread(target=lambda: list(rows), daemon=True)
-        with contextlib.suppress(ValueError):
-            waiting.start()
-            waiting.join(_LEAVE_SECONDS)
-        return "interrupted"
-
 
 def _node_is_alive(node: str) -> bool:
     return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM, by which `ray job stop` asks, is a KeyboardInterrupt in the block."""
+def _signals(interrupted: threading.Event) -> Iterator[None]:
+    """SIGTERM, by which `ray job stop` asks, and SIGINT set ``interrupted``; a second one raises.
+
+    Raises:
+        KeyboardInterrupt: at the second signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def handle(*_: object) -> None:
+        if interrupted.is_set() or leaving.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    leaving = threading.Event()
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _LiveLine:

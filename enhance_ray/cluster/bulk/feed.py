@@ -79,16 +79,20 @@ class Feed(Iterator[Job]):
             self._is_closed = True
             self._changed.notify_all()
 
-    def answer(self, record: Record) -> Task:
-        """Pass on what became of a file."""
+    def task_of(self, record: Record) -> Task:
+        """The open file that ``record`` is about."""
+        with self._changed:
+            return self._open[record.input][0]
+
+    def answer(self, task: Task, record: Record) -> None:
+        """Pass on what became of a file. Another one may be opened at once."""
         with self._changed:
             tasks = self._open[record.input]
-            task = tasks.popleft()
+            tasks.remove(task)
             if not tasks:
                 del self._open[record.input]
             self._changed.notify_all()
         task.part.answers.put((task, record))
-        return task
 
     @property
     def files_open(self) -> int:

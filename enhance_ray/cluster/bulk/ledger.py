@@ -73,6 +73,8 @@ class Snapshot:
     """Of the files that are finished."""
     deaths: int
     """Actors lost."""
+    parts_open: int
+    """Parts that actors have begun."""
 
 
 @dataclass(slots=True)
@@ -132,7 +134,7 @@ class Ledger:
         return self._stop
 
     def end(self, part: str) -> None:
-        """The records of ``part`` are complete."""
+        """An actor is through with ``part``, be it complete or left."""
         self._worker_of.pop(part, None)
         self._condemned.pop(part, None)
 
@@ -142,10 +144,8 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         """All in numbers."""
-        counts = self._counts
-        return Snapshot(
-            dict(self._actors), counts["done"], counts["failed"], counts["bytes"], len(self._dead)
-        )
+        done, failed, size = (self._counts[name] for name in ("done", "failed", "bytes"))
+        return Snapshot(dict(self._actors), done, failed, size, len(self._dead), len(self._worker_of))
 
     def _greet(self, actor: str, node: str) -> ActorStats:
         now = time.time()

@@ -306,7 +306,7 @@ def open_job(settings: BulkConfig, fingerprint: Fingerprint, *, new: bool = Fals
     except FILE_ERRORS as error:
         raise ConfigError(settings.output, f"cannot be used: {explain(error)}") from error
     job, source, before = found
-    if source != settings.input:
+    if source.rstrip("/") != settings.input.rstrip("/"):
         raise ConfigError(settings.output, f"belongs to a job whose input is {source}; --new-job replaces it")
     if difference := fingerprint.difference(before):
         raise ConfigError(

@@ -102,6 +102,8 @@ class Worker:
     # ----------------------------------------------------------------------- a part
 
     def _do_part(self, name: str) -> dict[str, Any]:
+        if self._ended is not None:
+            return self._left(name)
         if self._state.is_finished(name):  # a task is run again if the node with its answer was lost
             return {"part": name, "complete": True}
         records = [self._state.progress(name)]
@@ -112,9 +114,9 @@ class Worker:
         attempt: Attempt = ray.get(self._ledger.begin.remote(name, self._name, self._node))
         work = _PartWork(name, rows, attempt, self._settings, self._patience, self._name)
         with self._lock:
-            if self._ended is not None:
-                return self._left(name)
             self._parts.add(work.part)
+            if self._ended is not None:  # meanwhile
+                work.part.answers.put(self._ended)
         self._feed.add(work.part)
         flushed = time.monotonic()
         fresh: list[dict[str, Any]] = []
@@ -131,6 +133,7 @@ class Worker:
         if not work.is_complete:
             if fresh:
                 self._flush(name, fresh)
+            ray.get(self._ledger.end.remote(name))
             return self._left(name)
         records.append(pa.Table.from_pylist(fresh, RECORDS))
         table = pa.concat_tables(records)
@@ -169,10 +172,12 @@ class Worker:
                 progress=self._note,
             )
             for record in running:
-                task = self._feed.answer(record)
-                size = task.bytes
+                task = self._feed.task_of(record)
+                has_failed = record.status == "failed"
                 with self._lock:
-                    self._closed.append(Closed(task.part.name, task.name, record.status == "failed", size))
+                    # Before the feed opens the next file: if that kills, this one must not be suspect.
+                    self._closed.append(Closed(task.part.name, task.name, has_failed, task.bytes))
+                self._feed.answer(task, record)
                 self._metrics.note(record)
         except _Stopped:
             pass
