@@ -60,6 +60,8 @@ _PERMANENT = (
     ImportError,
     ValueError,
     TypeError,
+    LookupError,
+    AttributeError,
     NotImplementedError,
 )
 

@@ -23,7 +23,7 @@ from s3_server import make_bucket, s3_server
 from enhance_ray import cli
 from enhance_ray.cluster.bulk import BulkConfig, driver, run
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1800)]
 COUNT, BROKEN = 60, 6
 
 
@@ -200,7 +200,7 @@ class _Load:
 
 def test_four_hundred_recordings(s3, ray_cluster, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
-    whole, _ = bulk_corpus.write(folder, 400, 20, shortest=1, longest=2400, skew=6)
+    whole, _ = bulk_corpus.write(folder, 400, 20, shortest=1, longest=2400, skew=12)
     bulk_corpus.upload(folder, f"{s3}/many/in")
     config = BulkConfig(input=f"{s3}/many/in", output=f"{s3}/many/out", actors=2, max_failed=None)
 

@@ -1,16 +1,21 @@
 import dataclasses
 import gc
+import io
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
+from fsspec.implementations.memory import MemoryFileSystem
 from torch import nn
 
 from enhance_ray import audio, report
@@ -478,8 +483,6 @@ def test_what_a_file_is_decides_over_what_it_is_called(tmp_path):
 
 
 def test_remote_files_are_read_and_written(tmp_path):
-    import fsspec
-
     local = write_noise(tmp_path / "a.wav")
     memory = fsspec.filesystem("memory")
     memory.put(str(local), "/bucket/in/x/a.wav")
@@ -491,3 +494,96 @@ def test_remote_files_are_read_and_written(tmp_path):
     (again,) = enhance_files(jobs, enhancer(), OPTIONS, done={record.input: record})
     assert again.status == "skipped"
     memory.rm("/bucket", recursive=True)
+
+
+class Flaky(MemoryFileSystem):
+    """Fails at certain calls, and works at the next."""
+
+    protocol = "flaky"
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
+    failures: ClassVar = Counter()
+
+    @classmethod
+    def fail(cls, what):
+        if cls.failures[what]:
+            cls.failures[what] -= 1
+            raise OSError(f"{what}: server closed the connection")
+
+    def _open(self, path, mode="rb", **options):
+        if mode != "rb":
+            return super()._open(path, mode, **options)
+        self.fail("open")
+        return FlakyFile(self.store[self._strip_protocol(path)].getvalue())
+
+    def put_file(self, source, target, **options):
+        self.fail("put")
+        return super().put_file(source, target, **options)
+
+
+class FlakyFile(io.BytesIO):
+    def read(self, *size):
+        Flaky.fail("read")
+        return super().read(*size)
+
+
+@pytest.fixture
+def flaky(tmp_path):
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    Flaky.failures.clear()
+    local = write_noise(tmp_path / "a.wav")
+    storage = fsspec.filesystem("flaky")
+    storage.pipe("flaky://flaky/a.wav", local.read_bytes())
+    yield Job("flaky://flaky/a.wav", "flaky://flaky/b.wav")
+    storage.store.clear()
+
+
+@pytest.mark.parametrize("what", ["open", "read", "put"])
+def test_a_storage_that_fails_for_a_moment_is_asked_again_and_nothing_is_computed_twice(flaky, what):
+    computed = []
+    Flaky.failures[what] = 2
+
+    (record,) = enhance_files([flaky], enhancer(Counting(computed)), OPTIONS, patience=10)
+
+    assert record.status == "done"
+    assert Flaky.failures[what] == 0
+    assert len(computed) == 4  # its segments, each once
+    assert record.output_bytes == len(fsspec.filesystem("flaky").cat_file("flaky://flaky/b.wav"))
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [("open", "storage_unreadable"), ("read", "storage_unreadable"), ("put", "storage_unwritable")],
+)
+def test_a_storage_that_stays_away_is_a_failure_of_its_own_kind(flaky, what, code):
+    Flaky.failures[what] = 10_000
+
+    (record,) = enhance_files([flaky], enhancer(), OPTIONS, patience=0.3)
+
+    assert (record.status, record.code) == ("failed", code)
+    assert "server closed the connection" in record.reason
+
+
+class Counting(nn.Module):
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, rows):
+        self.calls.append(len(rows))
+        return rows
+
+
+def test_a_record_says_where_the_time_went(tmp_path):
+    class Slow(nn.Module):
+        def forward(self, rows):
+            time.sleep(0.2)
+            return rows
+
+    job = Job(str(write_noise(tmp_path / "a.wav")), str(tmp_path / "b.wav"))
+    (record,) = enhance_files([job], enhancer(Slow()), OPTIONS)
+
+    assert set(record.stages) == {"decode", "prepare", "wait", "model", "encode"}
+    assert record.stages["model"] >= 0.2
+    assert record.stages["wait"] >= record.stages["model"] - 0.05
+    assert record.output_bytes == (tmp_path / "b.wav").stat().st_size
