@@ -155,9 +155,8 @@ class _Run:
         # Beside the driver, and gone with it: what it knows is of use to this run alone.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor: Any = ray.remote(Ledger)
-        self._ledger = actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1).remote(
-            _node_is_alive
-        )
+        actor = actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        self._ledger = actor.remote(_node_is_alive)
         self._ended = threading.Event()
         self._interrupted = threading.Event()
         self._status: Status = "complete"

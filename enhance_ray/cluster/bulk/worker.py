@@ -138,7 +138,8 @@ class Worker:
         records.append(pa.Table.from_pylist(fresh, RECORDS))
         table = pa.concat_tables(records)
         lost = {row["uri"] for row in rows} - set(table["uri"].to_pylist())
-        assert not lost, f"{name}: no record of {sorted(lost)[:3]}"  # rather a failed job than a lost file
+        if lost:  # rather a failed job than a lost file
+            raise RuntimeError(f"{name}: there is no record of {sorted(lost)[:3]}")
         self._state.commit(name, table)
         self._tell([])
         ray.get(self._ledger.end.remote(name))
