@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import bulk_corpus
@@ -14,7 +17,7 @@ import pytest
 from bulk_corpus import POISON, contents, job_state, load_slowly, load_with_poison, records
 
 from enhance_ray import audio, cli
-from enhance_ray.cluster.bulk import BulkConfig, command, driver, run
+from enhance_ray.cluster.bulk import BulkConfig, command, driver, run, worker
 from enhance_ray.errors import ConfigError
 
 
@@ -145,6 +148,27 @@ def test_a_pool_grows_to_its_largest_size(ray_cluster, recordings, tmp_path):
 
     usage = json.loads(next(Path(outcome.place).glob("runs/*.json")).read_text())
     assert len(usage["actors"]) == 3
+
+
+def test_what_a_killed_actor_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path, monkeypatch):
+    code = """
+import sys, tempfile, time
+tempfile.tempdir = sys.argv[1]
+from enhance_ray.cluster.bulk.worker import own_scratch
+lock = own_scratch()
+print(tempfile.mkstemp()[1], flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as actor:
+        left = Path(actor.stdout.readline().strip())
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        worker.own_scratch().release()
+        assert left.exists()
+        actor.kill()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    worker.own_scratch().release()
+    assert not left.parent.exists()
 
 
 def test_a_plan_says_what_a_job_will_take(s3, recordings, tmp_path, capsys):

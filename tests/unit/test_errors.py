@@ -14,6 +14,8 @@ EXAMPLES = [
     errors.AudioError("a.wav", "it has no samples"),
     errors.AudioReadError("a.wav", "it is empty"),
     errors.AudioWriteError("b.wav", "it exists"),
+    errors.StorageReadError("s3://b/a.wav", "the server does not answer"),
+    errors.StorageWriteError("s3://b/b.wav", "the server does not answer"),
     errors.TrainingDivergedError(12, "lower the learning rate"),
 ]
 

@@ -9,6 +9,7 @@ Two parts are under way in an actor, so that the model has work while the first 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from filelock import FileLock, Timeout
 from ray.util.metrics import Counter, Gauge
 
 from enhance_ray.audio import Patience
@@ -48,6 +50,8 @@ PARTS_AT_ONCE = 2
 
 _STALLED = 70  # exit status of an actor in which nothing moves
 _NEWS_SECONDS = 1.0
+_SCRATCH = "enhance-ray-actor-"
+_LOCK_NAME = "lock"
 _KILLED = Record(
     input="",
     status="failed",
@@ -89,6 +93,7 @@ class Worker:
         self._parts: set[Part] = set()
         self._ended: BaseException | None = None
         self._metrics = _Metrics(self._node)
+        self._scratch = own_scratch()
         self._tell([])  # the bill begins before the model is there
         enhancer = load(settings)
         threading.Thread(target=self._run_engine, args=(enhancer,), name="engine", daemon=True).start()
@@ -221,6 +226,23 @@ class Worker:
             self._stop = stop
             # Where nothing is open, nothing calls `_note`.
             self._feed.close()
+
+
+def own_scratch() -> FileLock:
+    """Have all temporary files of this process in a folder of its own; remove those of killed ones.
+
+    Returns:
+        What must be kept: while it is, the folder counts as used.
+    """
+    root = Path(tempfile.gettempdir())
+    for folder in root.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(Timeout, OSError), FileLock(folder / _LOCK_NAME, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=root))
+    lock = FileLock(folder / _LOCK_NAME)
+    lock.acquire()
+    tempfile.tempdir = str(folder)
+    return lock
 
 
 class _Stopped(Exception):  # noqa: N818 - ends the engine, is no error
