@@ -166,7 +166,11 @@ class _Run:
     def do(self, parts: list[str]) -> Status:
         """Run ``parts``, to the end or to a stop."""
         _warn_if_none_fits(self._settings)
-        line = _LiveLine(self._settings, *self._sizes(parts))
+        sizes = self._sizes(parts)
+        files, total = (sum(numbers) for numbers in zip(*sizes.values(), strict=True))
+        line = _LiveLine(self._settings, files, total)
+        # The largest first, so that no long recording is left to one actor at the end.
+        parts = sorted(parts, key=lambda part: -sizes[part][1])
         watch = threading.Thread(target=self._watch, args=(line,), name="watch", daemon=True)
         watch.start()
         try:
@@ -210,11 +214,12 @@ class _Run:
         dataset.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         return dataset
 
-    def _sizes(self, parts: list[str]) -> tuple[int, int]:
-        """Files and bytes of what is left, those in parts that were begun included."""
+    def _sizes(self, parts: list[str]) -> dict[str, tuple[int, int]]:
+        """Files and bytes of each part."""
         names = [f"manifest/{part}.parquet" for part in parts]
         tables = self._state.folder.read_tables(names, ["bytes"])
-        return sum(map(len, tables)), sum(pc.sum(table["bytes"]).as_py() or 0 for table in tables)
+        sizes = ((len(table), pc.sum(table["bytes"]).as_py() or 0) for table in tables)
+        return dict(zip(parts, sizes, strict=True))
 
     def _watch(self, line: _LiveLine) -> None:
         leave_at = math.inf
