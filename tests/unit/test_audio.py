@@ -21,6 +21,7 @@ from scipy import signal
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo, OutputFormat
+from enhance_ray.audio.streaming import StreamEncoder
 from enhance_ray.errors import AudioReadError, AudioWriteError
 
 TAGS = {"title": "Größe", "artist": "A. Reader", "album": "Archive", "date": "1957", "comment": "reel 3"}
@@ -645,3 +646,28 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         assert audio.remove_leftovers(tmp_path) == [left]
     assert not left.exists()
     assert audio.probe(str(tmp_path / "a.wav")).frames == 100
+
+
+@pytest.mark.parametrize(
+    "name", ["wav-pcm-s16", "wav-pcm-s24", "wav-pcm-f32", "flac-flac-s16", "flac-flac-s24", "opus"]
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_file_that_is_streamed_holds_what_a_written_one_does(tmp_path, name, channels):
+    samples = noise(channels, 100_001) * np.float32(0.3)
+    encoder = StreamEncoder(
+        sample_rate=44_100,
+        channels=channels,
+        frames=samples.shape[1],
+        target=ALL[name],
+        tags={"title": "near"},
+    )
+    pieces = [encoder.write(samples[:, start : start + 20_000]) for start in range(0, 100_001, 20_000)]
+    streamed = b"".join([*pieces, encoder.finish()])
+    written = write(str(tmp_path / "a.audio"), samples, ALL[name], 44_100, tags={"title": "near"})
+
+    with audio.decode("streamed", data=streamed) as decoder:
+        again = np.concatenate(list(decoder), axis=1)
+        assert decoder.info.frames == audio.probe(written).frames
+    with audio.decode(written) as decoder:
+        np.testing.assert_array_equal(again, np.concatenate(list(decoder), axis=1))
+    assert sum(map(bool, pieces)) > 1  # it came in parts
