@@ -111,7 +111,8 @@ class Enhancer:
         self.fingerprint = fingerprint
         self.hop = hop
         """Samples of one frame."""
-        self._shortest = shortest
+        self.shortest = shortest
+        """Fewest samples that the models take."""
 
     @classmethod
     def load(
@@ -179,7 +180,7 @@ class Enhancer:
         that they may share a batch: the model's norms pool over time, padding to a common length
         would change the result.
         """
-        frames = max((samples + self.hop + 21) // self.hop, self._shortest // self.hop)
+        frames = max((samples + self.hop + 21) // self.hop, self.shortest // self.hop)
         return frames * self.hop + 21
 
     def denoise(
@@ -305,7 +306,14 @@ class Enhancer:
             logger.warning("%s: %s", name, synthesis.warning)
 
     @torch.inference_mode()
-    def run(self, rows: Tensor, options: EnhanceOptions, starts: Sequence[int]) -> Tensor:
+    def run(
+        self,
+        rows: Tensor,
+        options: EnhanceOptions,
+        starts: Sequence[int],
+        *,
+        denoised: Tensor | None = None,
+    ) -> Tensor:
         """The model on (row, time), as one batch: to the device and back, in float32.
 
         Rows do not influence each other, up to rounding.
@@ -314,12 +322,18 @@ class Enhancer:
             rows: of one of the lengths that `row_length` gives.
             options: what to do.
             starts: first sample of each row in its recording, a multiple of a frame.
+            denoised: to enhance, what the denoiser made of ``rows``, where that is known already.
         """
         rows = rows.to(self.device)
         with self._exact_convolutions():
             if options.mode == "enhance":
                 assert self.net is not None, "check() comes first"
-                output: Tensor = self.net(rows, options, first_frames=[start // self.hop for start in starts])
+                output: Tensor = self.net(
+                    rows,
+                    options,
+                    denoised=None if denoised is None else denoised.to(self.device),
+                    first_frames=[start // self.hop for start in starts],
+                )
                 output = nn.functional.pad(output, (0, rows.shape[-1] - output.shape[-1]))
             else:
                 bf16 = self.precision == "bf16"
@@ -417,8 +431,25 @@ class Analysis:
     """Turns the blocks of one recording into pieces for the model."""
 
     def __init__(
-        self, enhancer: Enhancer, sample_rate: int, channels: int, options: EnhanceOptions, *, name: str
+        self,
+        enhancer: Enhancer,
+        sample_rate: int,
+        channels: int,
+        options: EnhanceOptions,
+        *,
+        name: str,
+        live: bool = False,
     ) -> None:
+        """Begin a recording.
+
+        Args:
+            enhancer: whose frames the pieces are to have; it is not run.
+            sample_rate: of the blocks, in Hz.
+            channels: of the blocks.
+            options: of which segments and channels count.
+            name: what errors call the recording.
+            live: it must not wait: levels do not look ahead.
+        """
         self._enhancer = enhancer
         self._sample_rate = sample_rate
         self._channels = channels
@@ -426,7 +457,7 @@ class Analysis:
         self._name = name
         self._received = 0
         self._resampler = StreamingResampler(sample_rate, MODEL_RATE, channels=self.channels)
-        self._curve = GainCurve()
+        self._curve = GainCurve(live=live)
         self._waiting = torch.zeros(self.channels, 0)  # for the curve, which looks ahead
         self._layout = layout_of(options, enhancer.hop)
         self._splitter = Splitter(self._layout)

@@ -43,12 +43,22 @@ class GainCurve:
     It looks ahead about four seconds. The channels of a recording share one curve: their balance stays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, live: bool = False) -> None:
+        """Begin a stream.
+
+        Args:
+            live: look ahead 10 ms alone, and behind as ever, for sound that must not wait.
+        """
+        ahead = 0 if live else 1
         self._samples = torch.zeros(0)  # of a block that is not yet complete
         self._peaks = np.zeros(0, dtype=np.float32)  # of blocks whose level is not yet known
-        self._ranked = _Sliding(_SPAN, 0, lambda peaks: np.partition(peaks, -_RANK)[..., -_RANK])
-        self._smoothed = _Sliding(_SMOOTHING, math.nan, lambda levels: np.nanmean(levels, axis=-1))
-        self._neighbours = _Sliding(1, 0, np.copy)
+        self._ranked = _Sliding(
+            _SPAN, ahead * _SPAN, 0, lambda peaks: np.partition(peaks, -_RANK)[..., -_RANK]
+        )
+        self._smoothed = _Sliding(
+            _SMOOTHING, ahead * _SMOOTHING, math.nan, lambda levels: np.nanmean(levels, axis=-1)
+        )
+        self._neighbours = _Sliding(1, 1, 0, np.copy)
         self._missing = 0
 
     def push(self, block: Float[Tensor, "channel time"]) -> Float[Tensor, " decided"]:
@@ -87,21 +97,23 @@ class GainCurve:
 class _Sliding:
     """``reduce`` of the window around each value of a stream; ``beyond`` stands outside of it."""
 
-    def __init__(self, reach: int, beyond: float, reduce: Callable[[FloatArray], FloatArray]) -> None:
-        self._reach = reach
-        self._beyond = np.full(reach, beyond, dtype=np.float32)
-        self._held = self._beyond
+    def __init__(
+        self, behind: int, ahead: int, beyond: float, reduce: Callable[[FloatArray], FloatArray]
+    ) -> None:
+        self._window = behind + 1 + ahead
+        self._held = np.full(behind, beyond, dtype=np.float32)
+        self._rest = np.full(ahead, beyond, dtype=np.float32)
         self._reduce = reduce
 
     def push(self, values: FloatArray) -> FloatArray:
         held = np.concatenate([self._held, values])
-        window = 2 * self._reach + 1
+        window = self._window
         windows = sliding_window_view(held, window) if len(held) >= window else held[:0].reshape(0, window)
         self._held = held[len(windows) :].copy()
         return self._reduce(windows)
 
     def finish(self) -> FloatArray:
-        return self.push(self._beyond)
+        return self.push(self._rest)
 
 
 class Meter:

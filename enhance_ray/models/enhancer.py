@@ -158,6 +158,7 @@ class EnhancerNet(nn.Module):
         noisy: Float[Tensor, "batch time"],
         options: EnhanceOptions | None = None,
         *,
+        denoised: Float[Tensor, "batch time"] | None = None,
         prior_noise: Float[Tensor, "batch latent frame"] | None = None,
         vocoder_noise: Float[Tensor, "batch noise padded_frame"] | None = None,
         first_frames: Sequence[int] | None = None,
@@ -168,6 +169,7 @@ class EnhancerNet(nn.Module):
             noisy: 44.1 kHz, any level, at least `shortest` samples. Rows do not influence each other; all of
                 a row does, through norms that pool over time (spec 8.4).
             options: of which nfe, solver, denoise_strength, prior_temperature and seed count.
+            denoised: the denoiser's answer to the peak-normalised input, where it is known; else it is run.
             prior_noise: standard normal, where the flow starts; by default the noise field of the seed.
             vocoder_noise: standard normal, with `VocoderConfig.padding` more frames; by default the same.
             first_frames: where each row lies in its recording, for the noise fields; by default all at 0.
@@ -199,7 +201,10 @@ class EnhancerNet(nn.Module):
         temperature = options.prior_temperature
         if temperature is None:
             temperature = self.config.prior_temperature
-        denoised = self.denoised(noisy) if strength else noisy
+        if not strength:
+            denoised = noisy
+        elif denoised is None:
+            denoised = self.denoised(noisy)
         mel = self.normalise(noisy)
         latent = self.flow.sample(
             self.start(mel, prior_noise.to(mel), temperature),
