@@ -27,7 +27,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 drill: $(STAMP)
-	$(BIN)/python -m pytest -m drill
+	$(BIN)/python -m pytest -m drill -s
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

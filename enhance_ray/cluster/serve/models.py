@@ -1,0 +1,154 @@
+"""The two models as deployments: segments of many requests come in, and run as batches.
+
+    DenoiserDeployment.denoise(work)  -> denoised rows, back to who asked
+    DenoiserDeployment.forward(work)  -> the work with its denoised rows, on to the enhancer
+    EnhancerDeployment.enhance(work)  -> restored rows
+
+The answer of `forward` goes from one replica to the other: the ingress passes on a promise of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray import serve
+
+from enhance_ray.cluster.serve.settings import ServeConfig, StageConfig
+from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.pipeline import Enhancer
+
+_CHECKED_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A segment for a model."""
+
+    rows: NDArray[np.float32]
+    """(channel, time), as `pipeline.Piece` has them."""
+    start: int
+    """First sample in the recording."""
+    options: EnhanceOptions
+    denoised: NDArray[np.float32] | None = None
+    """(channel, time): what the denoiser made of it."""
+
+
+class _Model:
+    """A model that runs one batch at a time, in a thread of its own: replicas answer meanwhile."""
+
+    def __init__(self, settings: ServeConfig, *, denoiser_only: bool) -> None:
+        self._enhancer = Enhancer.load(
+            settings.model, device=settings.device, precision=settings.precision, denoiser_only=denoiser_only
+        )
+        self._mode: Literal["denoise", "enhance"] = "denoise" if denoiser_only else "enhance"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._check()  # ready when it has run once
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What others have to know of it."""
+        enhancer = self._enhancer
+        return {"fingerprint": enhancer.fingerprint, "hop": enhancer.hop, "shortest": enhancer.shortest}
+
+    async def run(self, works: Sequence[Work]) -> list[NDArray[np.float32]]:
+        """The model on each of ``works``: those of one length and one set of options as one batch."""
+        groups: dict[Any, list[int]] = {}
+        for index, work in enumerate(works):
+            key = work.rows.shape[-1], dataclasses.astuple(work.options), work.denoised is None
+            groups.setdefault(key, []).append(index)
+        answers: list[NDArray[np.float32] | None] = [None] * len(works)
+        loop = asyncio.get_running_loop()
+        for group in groups.values():
+            outputs = await loop.run_in_executor(self._thread, self._run, [works[index] for index in group])
+            for index, output in zip(group, outputs, strict=True):
+                answers[index] = output
+        return [answer for answer in answers if answer is not None]
+
+    def _run(self, works: list[Work]) -> list[NDArray[np.float32]]:
+        rows = torch.from_numpy(np.concatenate([work.rows for work in works]))
+        given = [work.denoised for work in works if work.denoised is not None]
+        starts = [work.start for work in works for _ in work.rows]
+        options = dataclasses.replace(works[0].options, mode=self._mode)
+        denoised = torch.from_numpy(np.concatenate(given)) if given else None
+        output = self._enhancer.run(rows, options, starts, denoised=denoised).numpy()
+        places = np.cumsum([len(work.rows) for work in works])[:-1]
+        return np.split(output, places)
+
+    def _check(self) -> None:
+        """Run a short piece of noise; raises what a broken model or device raises."""
+        length = self._enhancer.row_length(int(_CHECKED_SECONDS * MODEL_RATE))
+        noise = np.random.default_rng(0).standard_normal((1, length), np.float32)
+        options = EnhanceOptions(mode=self._mode, nfe=2)
+        if not np.isfinite(self._run([Work(noise, 0, options)])[0]).all():
+            raise FloatingPointError("the model gives NaN or infinite samples")
+
+    async def check(self) -> None:
+        """The same, behind what is running."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._check)
+
+
+@serve.deployment
+class DenoiserDeployment:
+    """The first stage."""
+
+    def __init__(self, settings: ServeConfig) -> None:
+        self._model = _Model(settings, denoiser_only=True)
+        _set_batching(self._batched, settings.denoiser)
+
+    @serve.batch
+    async def _batched(self, works: list[Work]) -> list[NDArray[np.float32]]:
+        return await self._model.run(works)
+
+    async def denoise(self, work: Work) -> NDArray[np.float32]:
+        """Denoised rows."""
+        return await self._batched(work)
+
+    async def forward(self, work: Work) -> Work:
+        """``work`` for the next stage."""
+        return dataclasses.replace(work, denoised=await self._batched(work))
+
+    async def facts(self) -> dict[str, Any]:
+        """What others have to know of the model."""
+        return self._model.facts
+
+    async def check_health(self) -> None:
+        """Called by Serve: a replica whose model no longer runs is replaced."""
+        await self._model.check()
+
+
+@serve.deployment
+class EnhancerDeployment:
+    """The second stage."""
+
+    def __init__(self, settings: ServeConfig) -> None:
+        self._model = _Model(settings, denoiser_only=False)
+        _set_batching(self._batched, settings.enhancer)
+
+    @serve.batch
+    async def _batched(self, works: list[Work]) -> list[NDArray[np.float32]]:
+        return await self._model.run(works)
+
+    async def enhance(self, work: Work) -> NDArray[np.float32]:
+        """Restored rows."""
+        return await self._batched(work)
+
+    async def facts(self) -> dict[str, Any]:
+        """What others have to know of the model."""
+        return self._model.facts
+
+    async def check_health(self) -> None:
+        """Called by Serve: a replica whose model no longer runs is replaced."""
+        await self._model.check()
+
+
+def _set_batching(method: Any, stage: StageConfig) -> None:
+    method.set_max_batch_size(stage.batch_size)
+    method.set_batch_wait_timeout_s(stage.batch_wait_seconds)

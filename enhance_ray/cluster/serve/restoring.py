@@ -1,0 +1,243 @@
+"""From an upload to the bytes of an answer, a segment at a time; the models are elsewhere.
+
+Plain threads and iterators: the ingress gives each request a thread, which waits for the models.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from enhance_ray import audio
+from enhance_ray.audio import AudioInfo
+from enhance_ray.audio.streaming import STREAMED, StreamEncoder
+from enhance_ray.cluster.serve.models import Work
+from enhance_ray.cluster.serve.settings import Limits
+from enhance_ray.errors import EnhanceRayError
+from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.pipeline import Analysis, Enhancer, Piece, Result, Synthesis
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 3
+"""Segments of one request that are with the models at a time."""
+_TRIES = 6
+_WRITTEN_SECONDS = 1
+
+Ask = Callable[[Work], Any]
+"""Hands a segment to the models; what it returns has `result(timeout_s=)` and `cancel()`."""
+
+
+class LimitError(EnhanceRayError):
+    """A recording is more than this endpoint takes in one request."""
+
+    code = "too_large"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TimedOutError(EnhanceRayError):
+    """An answer took longer than it may."""
+
+    code = "timed_out"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason = "the answer took longer than allowed"
+
+
+class ModelsLostError(EnhanceRayError):
+    """A segment met nothing but dying replicas."""
+
+    code = "unavailable"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason = "the models are not there; try again"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A recording that was read once, to its end."""
+
+    path: str
+    info: AudioInfo
+    frames: int
+    """Samples per channel."""
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.frames / self.info.sample_rate
+
+
+def examine(path: str, limits: Limits) -> Upload:
+    """Decode all of an upload, and keep nothing: what is damaged is found before there is an answer.
+
+    Raises:
+        AudioReadError: it cannot be decoded.
+        LimitError: it is longer than allowed, or has more channels.
+    """
+    with audio.decode(path, block_seconds=5.0) as decoder:
+        info = decoder.info
+        if info.channels > limits.channels:
+            raise LimitError(f"it has {info.channels} channels, and {limits.channels} are allowed")
+        _check_seconds(info.seconds or 0.0, limits)
+        frames = 0
+        for block in decoder:
+            frames += block.shape[1]
+            _check_seconds(frames / info.sample_rate, limits)
+    return Upload(path, info, frames)
+
+
+def _check_seconds(seconds: float, limits: Limits) -> None:
+    if seconds > limits.seconds:
+        raise LimitError(f"it is longer than {limits.seconds:g} s: send it as a job (POST /v1/jobs)")
+
+
+def answer_format(info: AudioInfo, wanted: str) -> audio.OutputFormat:
+    """The format of an answer: the input's or the one asked for; flac where that cannot be streamed.
+
+    Raises:
+        LimitError: an m4a is asked for.
+    """
+    if wanted not in ("keep", *STREAMED):
+        raise LimitError(f"format: expected keep or one of {', '.join(STREAMED)}, got {wanted}")
+    target = audio.output_format(info, wanted)
+    is_streamed = target.container in ("wav", "flac", "mp3") or target.codec == "opus"
+    return target if is_streamed else audio.output_format(info, "flac")
+
+
+def restore(
+    upload: Upload,
+    options: EnhanceOptions,
+    shape: Enhancer,
+    ask: Ask,
+    deadline: float,
+    target: audio.OutputFormat,
+) -> Iterator[bytes]:
+    """The bytes of the answer, as they are ready; closing it takes back what the models were asked.
+
+    Args:
+        upload: the recording.
+        options: what is to be done.
+        shape: frames of the models; not run.
+        ask: hands a segment to them.
+        deadline: in time.monotonic's seconds.
+        target: of the answer.
+
+    Raises:
+        TimedOutError: the deadline has passed.
+        ModelsLostError: replicas died, again and again.
+    """
+    info = upload.info
+    analysis = Analysis(shape, info.sample_rate, info.channels, options, name="the upload")
+    synthesis = Synthesis(shape, options, name="the upload")
+    frames = -(-upload.frames * MODEL_RATE // info.sample_rate)
+    encoder = StreamEncoder(
+        sample_rate=MODEL_RATE, channels=analysis.channels, frames=frames, target=target, tags=info.tags
+    )
+    with audio.decode(upload.path) as decoder:
+        pieces = analysis.pieces(map(torch.from_numpy, decoder))
+        for block in synthesis.blocks(_through_models(pieces, options, ask, deadline)):
+            for part in block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1):
+                if data := encoder.write(part.numpy()):
+                    yield data
+    yield encoder.finish()
+
+
+def _through_models(
+    pieces: Iterator[Piece], options: EnhanceOptions, ask: Ask, deadline: float
+) -> Iterator[Result[None]]:
+    """Answers in the order of ``pieces``, a few of which are with the models at a time."""
+    pending: deque[tuple[Piece, Any]] = deque()
+    try:
+        for piece in pieces:
+            pending.append((piece, _send(piece, options, ask)))
+            if len(pending) >= AHEAD:
+                yield _receive(*pending[0], options, ask, deadline)
+                pending.popleft()
+        while pending:
+            yield _receive(*pending[0], options, ask, deadline)
+            pending.popleft()
+    finally:
+        for _, response in pending:
+            response.cancel()
+
+
+def _send(piece: Piece, options: EnhanceOptions, ask: Ask) -> Any:
+    return ask(Work(piece.rows.numpy(), piece.segment.start, options))
+
+
+def _receive(piece: Piece, response: Any, options: EnhanceOptions, ask: Ask, deadline: float) -> Result[None]:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            output = response.result(timeout_s=max(0.001, deadline - time.monotonic()))
+        except TimeoutError as error:
+            raise TimedOutError from error
+        except ray.exceptions.RayActorError as error:
+            # A replica died; the segment gives the same wherever it runs.
+            if attempt == _TRIES:
+                raise ModelsLostError from error
+            logger.warning("a replica was lost, its segment is sent again (%d)", attempt)
+            time.sleep(random.uniform(0.1, 0.3) * attempt)
+            response = _send(piece, options, ask)
+        else:
+            return Result(None, piece, torch.from_numpy(output.copy()), 0.0)
+    raise AssertionError("the last try returns or raises")
+
+
+LIVE = EnhanceOptions(segment_seconds=1.0, overlap_seconds=0.1, context_seconds=0.1)
+"""Options of sound that is denoised while it arrives."""
+
+
+class Live:
+    """One stream of sound, denoised while it arrives; what comes out is a segment and a margin behind."""
+
+    def __init__(self, sample_rate: int, shape: Enhancer, ask: Ask, limits: Limits) -> None:
+        """Begin a stream.
+
+        Args:
+            sample_rate: of what arrives, one channel, in Hz.
+            shape: frames of the models; not run.
+            ask: hands a segment to them.
+            limits: of which the time for one answer counts.
+        """
+        self._ask = ask
+        self._timeout = limits.timeout_seconds
+        self._analysis = Analysis(shape, sample_rate, 1, LIVE, name="the stream", live=True)
+        self._synthesis = Synthesis(shape, LIVE, name="the stream")
+
+    def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Take samples (time,), full scale at 1; what is ready, (time,) each, at 44.1 kHz.
+
+        Raises:
+            AudioError: a sample is NaN or infinite.
+            ModelsLostError: replicas died, again and again.
+        """
+        return self._answers(self._analysis.push(torch.from_numpy(samples)[None]))
+
+    def finish(self) -> list[NDArray[np.float32]]:
+        """The rest."""
+        answers = self._answers(self._analysis.finish())
+        return answers + [block[0].numpy() for block in self._synthesis.finish()]
+
+    def _answers(self, pieces: Iterator[Piece]) -> list[NDArray[np.float32]]:
+        found = []
+        for piece in pieces:
+            deadline = time.monotonic() + self._timeout
+            result = _receive(piece, _send(piece, LIVE, self._ask), LIVE, self._ask, deadline)
+            found += [block[0].numpy() for block in self._synthesis.add(result.piece, result.output)]
+        return found

@@ -1,0 +1,232 @@
+"""The endpoint over HTTP: the same sound as the pipeline's, and a clean word for all that is wrong."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import bulk_corpus
+import httpx
+import numpy as np
+import pytest
+import soundfile
+import torch
+from s3_server import free_port
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from enhance_ray import audio
+from enhance_ray.client import Client, EndpointError
+from enhance_ray.cluster.serve import build
+from enhance_ray.cluster.serve.restoring import LIVE
+from enhance_ray.errors import ConfigError
+from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "noisy" / "kathleen_helicopter.flac"
+ARGS = {
+    "denoiser": {"cpus": 0.5},
+    "enhancer": {"cpus": 0.5},
+    "ingress_cpus": 0.25,
+    "limits": {"body_megabytes": 8, "seconds": 60, "requests_per_client": 6, "requests": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster):
+    from ray import serve
+
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
+    serve.run(build(ARGS), name="enhance", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with Client(url, tries=1) as client:
+        yield client
+
+
+def samples(content):
+    with audio.decode("answer", data=content) as decoder:
+        return np.concatenate(list(decoder), axis=1), decoder.info
+
+
+@pytest.mark.parametrize("mode", ["denoise", "enhance"])
+def test_an_answer_is_what_the_pipeline_gives(client, mode):
+    waveform, rate = soundfile.read(SAMPLE, dtype="float32")
+    local = Enhancer.load(denoiser_only=mode == "denoise")
+    expected, _ = getattr(local, mode)(waveform, rate)
+
+    answer, info = samples(getattr(client, mode)(SAMPLE))
+
+    assert info.codec == "flac"
+    assert answer.shape[1] == len(expected) == info.frames
+    # 16 bits; and convolutions that are summed in another order.
+    assert np.abs(answer[0] - expected).max() < 1e-2
+
+
+def test_formats_options_and_forms(url, tmp_path):
+    content = SAMPLE.read_bytes()
+    with httpx.Client(base_url=url, timeout=60) as http:
+        by_accept = http.post("/v1/denoise", content=content, headers={"Accept": "audio/wav"})
+        by_form = http.post("/v1/denoise", files={"file": content}, data={"format": "wav", "strength": "1"})
+        dry = http.post("/v1/denoise", params={"format": "wav", "strength": "0"}, content=content)
+        assert by_accept.headers["content-type"] == "audio/wav"
+        assert by_accept.content == by_form.content
+        assert dry.content != by_accept.content
+        assert float(by_accept.headers["X-Audio-Seconds"]) == pytest.approx(audio.probe(str(SAMPLE)).seconds)
+        assert float(by_accept.headers["X-RTF"]) > 0
+        for wanted, codec in (("mp3", "mp3"), ("opus", "opus"), ("flac", "flac")):
+            answer = http.post("/v1/denoise", params={"format": wanted}, content=content)
+            assert samples(answer.content)[1].codec == codec
+        with Client(url) as client:
+            client.denoise(SAMPLE, tmp_path / "clean.wav", format="wav")
+        assert (tmp_path / "clean.wav").read_bytes() == by_accept.content
+
+
+def test_sound_is_denoised_while_it_arrives(url):
+    waveform, rate = soundfile.read(SAMPLE, dtype="float32")
+    waveform = waveform[: 4 * rate]
+    address = f"{url.replace('http', 'ws')}/v1/stream?sample_rate={rate}&encoding=f32"
+    with connect(address) as socket:
+        socket.send(waveform[: 2 * rate].tobytes())
+        early = np.frombuffer(socket.recv(timeout=30), np.float32)  # before the rest was sent
+        socket.send(waveform[2 * rate :].tobytes())
+        socket.send("end")
+        answer = np.concatenate([early, *(np.frombuffer(data, np.float32) for data in socket)])
+
+    enhancer = Enhancer.load(denoiser_only=True)
+    analysis = Analysis(enhancer, rate, 1, LIVE, name="the sound", live=True)
+    results = Batcher(enhancer, LIVE, 1).results(None, analysis.pieces([torch.from_numpy(waveform)[None]]))
+    blocks = Synthesis(enhancer, LIVE, name="the sound").blocks(results)
+    expected = torch.cat(list(blocks), dim=-1)[0].numpy()
+    assert len(early) >= 0.7 * 44_100
+    assert len(answer) == len(expected)
+    assert np.abs(answer - expected).max() < 2e-3
+
+
+@pytest.mark.parametrize("wrong", ["sample_rate=7", "sample_rate=x", "encoding=mp3"])
+def test_a_stream_that_makes_no_sense_is_refused(url, wrong):
+    with pytest.raises(InvalidStatus), connect(f"{url.replace('http', 'ws')}/v1/stream?{wrong}"):
+        pass
+
+
+def test_the_page_needs_nobody_else(url):
+    page = httpx.get(f"{url}/")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in re.findall(r'(?:src|href)="([^"#]+)"', page.text):
+        assert name.startswith(("web/", "data:"))
+        if name.startswith("web/"):
+            assert httpx.get(f"{url}/{name}").status_code == 200
+    for name in ("wavesurfer", "spectrogram", "record"):
+        assert httpx.get(f"{url}/web/vendor/{name}.esm.js").status_code == 200
+
+
+def wave(seconds, channels=1, rate=8000):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((int(seconds * rate), channels)) + 0.01, rate, format="WAV")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "body", "status", "code"),
+    [
+        ("/v1/denoise", {}, b"", 400, "empty"),
+        ("/v1/denoise", {}, b"no sound", 422, "audio_unreadable"),
+        ("/v1/denoise", {"strength": "7"}, wave(1), 400, "config_invalid"),
+        ("/v1/denoise", {"colour": "red"}, wave(1), 400, "config_invalid"),
+        ("/v1/enhance", {"nfe": "1000"}, wave(1), 400, "config_invalid"),
+        ("/v1/denoise", {"mode": "enhance"}, wave(1), 400, "config_invalid"),
+        ("/v1/denoise", {}, wave(61), 413, "too_large"),
+        ("/v1/denoise", {}, wave(1, channels=3), 413, "too_large"),
+        ("/v1/denoise", {}, bytes(8_000_001), 413, "too_large"),
+        ("/v1/nothing", {}, b"x", 404, "not_found"),
+    ],
+)
+def test_what_is_wrong_is_said(url, path, parameters, body, status, code):
+    response = httpx.post(url + path, params=parameters, content=body, timeout=60)
+
+    assert (response.status_code, response.json()["error"]) == (status, code)
+    assert set(response.json()) == {"error", "reason"}
+    assert "/tmp" not in response.text
+    assert "Traceback" not in response.text
+
+
+def test_damaged_uploads_never_upset_the_endpoint(url):
+    with httpx.Client(base_url=url, timeout=60) as http:
+        for number in range(24):
+            content = bulk_corpus.damaged(number, SAMPLE.read_bytes())[1]
+            assert http.post("/v1/denoise", content=content).status_code in (400, 422)
+
+
+def test_one_client_cannot_take_all_places(url):
+    statuses = []
+
+    def post(_):
+        response = httpx.post(f"{url}/v1/denoise", content=wave(25, rate=16000), timeout=120)
+        statuses.append((response.status_code, response.headers.get("Retry-After")))
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(post, range(12)))
+
+    assert {status for status, _ in statuses} <= {200, 429, 503}
+    assert all(after for status, after in statuses if status != 200)
+    assert sum(status == 200 for status, _ in statuses) >= 6
+
+
+def replica(deployment):
+    """A process of ``deployment``, by what Ray calls it."""
+    command = ["pgrep", "-f", f"ray::ServeReplica.*{deployment}"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
+
+
+@pytest.mark.drill
+def test_a_killed_replica_costs_no_accepted_request(url):
+    expected, _ = samples(httpx.post(f"{url}/v1/denoise", content=SAMPLE.read_bytes(), timeout=60).content)
+    stop = threading.Event()
+    answers = []
+
+    def ask():
+        while not stop.is_set():
+            answers.append(httpx.post(f"{url}/v1/denoise", content=SAMPLE.read_bytes(), timeout=120))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    os.kill(replica("DenoiserDeployment"), signal.SIGKILL)
+    before = len(answers)
+    for _ in range(600):
+        if len(answers) > before + 6:
+            break
+        stop.wait(0.1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    assert {answer.status_code for answer in answers} <= {200, 429, 503}
+    assert sum(answer.status_code == 200 for answer in answers) > 6
+    for answer in answers:
+        if answer.status_code == 200:  # segments of several requests share a batch, which rounds otherwise
+            np.testing.assert_allclose(samples(answer.content)[0], expected, atol=1e-2)
+
+
+def test_health_and_models(url, client):
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+    assert {model["mode"] for model in client.models()} == {"denoise", "enhance"}
+    client.denoise(SAMPLE)
+    metrics = httpx.get(f"{url}/metrics").text
+    assert 'enhance_ray_requests_total{mode="denoise",status="200"}' in metrics
+    with pytest.raises(EndpointError, match="not audio"):
+        client.denoise(b"not audio at all, but text")
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match="did you mean 'denoiser'"):
+        build({"denoisr": {}})
