@@ -153,7 +153,7 @@ class _Run:
         self._state = state
         self._load = load
         # Beside the driver, and gone with it: what it knows is of use to this run alone.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Ledger)
         actor = actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
         self._ledger = actor.remote(_node_is_alive)

@@ -145,12 +145,13 @@ class Worker:
         lost = {row["uri"] for row in rows} - set(table["uri"].to_pylist())
         if lost:  # rather a failed job than a lost file
             raise RuntimeError(f"{name}: there is no record of {sorted(lost)[:3]}")
-        self._state.commit(name, table)
         self._tell([])
+        self._state.commit(name, table)
         ray.get(self._ledger.end.remote(name))
         return {"part": name, "complete": True}
 
     def _flush(self, name: str, fresh: list[dict[str, Any]]) -> pa.Table:
+        self._tell([])  # what is written down has been counted: the rest of it is computed again
         table = pa.Table.from_pylist(fresh, RECORDS)
         self._state.add_progress(name, table)
         return table
