@@ -216,6 +216,17 @@ def test_a_killed_replica_costs_no_accepted_request(url):
             np.testing.assert_allclose(samples(answer.content)[0], expected, atol=1e-2)
 
 
+def test_the_readme_s_client_runs_as_written(url, tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    _, code = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "samples").symlink_to(root / "samples")
+    monkeypatch.chdir(tmp_path)
+
+    exec(code.replace("http://127.0.0.1:8000", url), {})
+
+    assert audio.probe("clean.wav").codec == "pcm"
+
+
 def test_health_and_models(url, client):
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
     assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}

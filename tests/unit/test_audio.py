@@ -455,7 +455,8 @@ def test_fsspec_uris_are_read_and_written(memory, name):
         write(uri, samples, ALL[name])
 
 
-def test_a_remote_target_appears_when_it_is_complete(memory):
+def test_a_remote_target_appears_when_it_is_complete(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with (
         pytest.raises(KeyboardInterrupt),
         audio.encode(
@@ -465,7 +466,7 @@ def test_a_remote_target_appears_when_it_is_complete(memory):
         output.write(noise(1, 1_000))
         raise KeyboardInterrupt
     assert not memory.exists("memory://bucket/a.wav")
-    assert not list(Path(tempfile.gettempdir()).glob(".enhance-ray-*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_find_audio_names_remote_files_below_the_folder_that_was_asked_for(memory):
