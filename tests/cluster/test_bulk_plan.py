@@ -11,7 +11,7 @@ import pytest
 
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk.settings import BulkConfig
-from enhance_ray.cluster.bulk.state import Fingerprint, JobState, open_job
+from enhance_ray.cluster.bulk.state import RECORDS, Fingerprint, JobState, open_job
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import EnhanceOptions
 
@@ -246,3 +246,19 @@ def test_times_of_a_manifest_tell_versions(tmp_path):
     row = {"uri": "x.wav", "last_modified": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).isoformat()}
 
     assert planning._entry(row, "row").etag == "2026-01-02T00:00:00+00:00"
+
+
+def test_a_part_that_was_begun_and_reopened_on_s3_has_the_records_that_are_left(s3):
+    """SeaweedFS keeps the folder of what was deleted, which then lists itself."""
+    state = JobState(f"{s3}/reopened", "job")
+    rows = [{"uri": uri, "status": status} for uri, status in (("a.wav", "done"), ("b.wav", "failed"))]
+    table = pa.Table.from_pylist(rows, RECORDS)
+    state.add_progress("part-00000", table)
+    state.commit("part-00000", table)
+    assert state.finished() == {"part-00000"}
+    assert len(state.progress("part-00000")) == 0
+
+    assert state.reopen_failed() == 1
+
+    assert not state.finished()
+    assert state.progress("part-00000")["uri"].to_pylist() == ["a.wav"]

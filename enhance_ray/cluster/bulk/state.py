@@ -137,7 +137,8 @@ class Folder:
                 found: list[str] = self._filesystem.ls(path, detail=False)
             except FileNotFoundError:
                 return []
-            return found
+            # An empty folder that a storage keeps lists itself.
+            return [name for name in found if name.rstrip("/") != path]
 
         names = (PurePosixPath(name).name for name in self._patience(listed))
         return sorted(name for name in names if not name.endswith(".part"))
