@@ -312,9 +312,25 @@ def bars(
         if len(series) > 1:
             axis.legend(frameon=False, labelcolor=INK, fontsize="small")
         _paint(axis)
+    figure.axes[0].set_ylabel("recordings", color=INK)
     for axis in figure.axes[len(charts) :]:
         axis.remove()
     return _picture(figure, f"Histograms: {', '.join(charts)}")
+
+
+def score_charts(
+    values: Mapping[str, Sequence[Sequence[float]]],
+) -> tuple[dict[str, list[tuple[str, NDArray[np.number]]]], dict[str, NDArray[np.number]]]:
+    """What `bars` draws of scores: by name of the metric, those before and those after."""
+    charts: dict[str, list[tuple[str, NDArray[np.number]]]] = {}
+    edges: dict[str, NDArray[np.number]] = {}
+    for name, pair in values.items():
+        metric = metrics.METRICS[name]
+        title = f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+        bins = edges[title] = np.histogram_bin_edges(np.concatenate(pair), bins=24)
+        sides = zip(("before", "after"), pair, strict=True)
+        charts[title] = [(side, np.histogram(scores, bins)[0]) for side, scores in sides]
+    return charts, edges
 
 
 def _is_local_pair(record: Record) -> bool:
@@ -376,7 +392,7 @@ def _scores_section(records: Sequence[Record]) -> str:
         better = "higher" if metric.higher_is_better else "lower"
         rows.append(f"<tr><td>{metric.title}</td>{cells}<td>{metric.unit}</td><td>{better}</td></tr>")
     head = "<tr><th>Metric</th><th>Before</th><th>After</th><th>Unit</th><th>Better is</th></tr>"
-    picture = _picture(_histograms(values), "Histograms of the scores before and after")
+    picture = bars(*score_charts(values))
     return section("Scores", f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{picture}")
 
 
@@ -518,26 +534,6 @@ def _mel_level(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.fl
     )
     level: NDArray[np.float32] = 10 * np.log10(np.maximum(power, 1e-12))
     return level
-
-
-def _histograms(values: dict[str, list[list[float]]]) -> Any:
-    columns = min(4, len(values))
-    rows = -(-len(values) // columns)
-    figure = _figure(2.6 * columns, 2.1 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, (name, pair) in zip(axes, values.items(), strict=False):
-        bins = np.histogram_bin_edges(np.concatenate(pair), bins=24)
-        for side, colour, label in zip(pair, (BEFORE, AFTER), ("before", "after"), strict=True):
-            axis.hist(side, bins=bins, color=colour, alpha=0.65, label=label)
-        axis.yaxis.get_major_locator().set_params(integer=True)
-        metric = metrics.METRICS[name]
-        axis.set_xlabel(f"{metric.title} ({metric.unit})" if metric.unit else metric.title, color=INK)
-        _paint(axis)
-    figure.axes[0].set_ylabel("recordings", color=INK)
-    figure.axes[0].legend(frameon=False, labelcolor=INK, fontsize="small")
-    for axis in figure.axes[len(values) :]:
-        axis.remove()
-    return figure
 
 
 def _paint(axis: Any) -> None:

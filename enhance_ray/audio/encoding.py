@@ -29,6 +29,7 @@ from enhance_ray.audio.storage import (
     explain,
     is_remote,
     local_path,
+    publish,
     write_error,
 )
 from enhance_ray.errors import AudioWriteError
@@ -223,11 +224,7 @@ class Encoder:
     def _publish(self) -> None:
         self._refuse_existing()  # another process may have been faster
         try:
-            if is_remote(self._target_path):
-                filesystem, name = fsspec.url_to_fs(self._target_path)
-                self._patience(lambda: filesystem.put_file(str(self._temporary), name))
-            else:
-                self._temporary.replace(self._target_path)
+            publish(self._temporary, self._target_path, self._patience)
         except FILE_ERRORS as error:
             raise write_error(self._path, explain(error), error) from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import secrets
+import shutil
 import stat
 import threading
 import time
@@ -138,11 +140,6 @@ class CallbackFile:
             reason = f"the file system says: {explain(self._cause)}"
             raise self._error(self._path, reason, self._cause) from self._cause
 
-    @property
-    def at_fault(self) -> Exception | None:
-        """What went wrong in a callback."""
-        return self._cause
-
     def read(self, size: int = -1) -> bytes:
         try:
             return self._patience(lambda: self._file.read(size))
@@ -206,6 +203,31 @@ def open_input(path: str, patience: Patience | None = None) -> CallbackFile:
         file.close()
         raise AudioReadError(path, "its server does not give it in parts (no range requests)") from error
     return CallbackFile(file, path, read_error, patience)
+
+
+def publish(file: Path, target: str, patience: Patience) -> None:
+    """Put a complete file of this machine where it belongs; it appears there whole.
+
+    A local file is moved: it should lie on the same disk, or is copied.
+
+    Raises:
+        Exception: what the storage raises, when ``patience`` has ended.
+    """
+    if is_remote(target):
+        filesystem, name = fsspec.url_to_fs(target)
+        patience(lambda: filesystem.put_file(str(file), name))
+        return
+    try:
+        file.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        nearer = Path(target).with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+        try:
+            shutil.copyfile(file, nearer)
+            nearer.replace(target)
+        finally:
+            nearer.unlink(missing_ok=True)
 
 
 def is_known(path: str) -> bool:

@@ -70,7 +70,7 @@ class StreamEncoder:
     def write(self, block: Block) -> bytes:
         """Take float32 samples (channel, time); the bytes that are ready, perhaps none."""
         if self._sink is None:
-            data = _packed(block, self._target.sample_format)
+            data = packed(block, self._target.sample_format)
             self._size += len(data)
             self._waiting += data
         else:
@@ -121,7 +121,8 @@ def _write_flac_length(data: bytearray, frames: int) -> None:
     data[place : place + 5] = ((value & ~mask) | (frames & mask)).to_bytes(5, "big")
 
 
-def _packed(block: Block, sample_format: str) -> bytes:
+def packed(block: Block, sample_format: str) -> bytes:
+    """Samples (channel, time) as wav files hold them: channels interleaved, little-endian, clipped."""
     values = np.ascontiguousarray(_quantize(block, sample_format).T)
     if sample_format == "s24":
         return values.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()

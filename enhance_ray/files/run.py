@@ -311,7 +311,7 @@ class _FileWork:
             ) as encoder:
                 blocks = map(torch.from_numpy, _timed(decoder, stages, "decode"))
                 results = self._through_model(analysis.pieces(_metered(blocks, meter_in)), stages)
-                for block in _metered(_cut_short(synthesis.blocks(results)), meter_out):
+                for block in _metered(cut_short(synthesis.blocks(results)), meter_out):
                     self._leave_if_stopping()
                     with _clocked(stages, "encode"):
                         encoder.write(block.numpy())
@@ -444,7 +444,8 @@ def _metered(blocks: Iterable[torch.Tensor], meter: Meter) -> Iterator[torch.Ten
         yield block
 
 
-def _cut_short(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def cut_short(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The same samples, a second at most at once."""
     for block in blocks:
         yield from block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1)
 

@@ -121,12 +121,13 @@ def run(
     if retry_failed:
         logger.info("%d failed files are done again", state.reopen_failed())
     done = state.finished()
-    parts = [part for part in state.parts() if part not in done]
+    planned_parts = state.parts()
+    parts = [part for part in planned_parts if part not in done]
     status: Status = "complete"
     if parts:
         logger.info("%d parts of the manifest are finished, %d are left", len(done), len(parts))
         status = _Run(settings, state, load).do(parts)
-    left = len(state.parts()) - len(state.finished())
+    left = len(planned_parts) - len(state.finished())
     # Who interrupts does not wait.
     report = None if status == "interrupted" else summary.write(settings, state)
     return Outcome(

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import itertools
 import json
-import logging
 import queue
 import re
 import threading
@@ -38,11 +37,10 @@ from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import MANIFEST, JobState
 from enhance_ray.errors import ConfigError
 
-logger = logging.getLogger(__name__)
-
 SHARD_EXTENSIONS = (".tar", ".parquet")
 """Objects that hold recordings: WebDataset's tar, and Parquet with a column "audio"."""
 
+_WILD = "*?["
 _MANIFESTS = (".parquet", ".jsonl", ".csv")
 _IGNORED = "manifest.parquet"  # beside shards, as `enhance-ray corpus pack` writes it
 _PARTS_PER_ACTOR = 8
@@ -124,7 +122,7 @@ def entries(settings: BulkConfig) -> Iterator[Entry]:
         ConfigError: the input does not exist or is no manifest.
     """
     source = settings.input
-    if source.endswith(_MANIFESTS) and not any(letter in source for letter in "*?["):
+    if _is_manifest(source):
         yield from _manifest_entries(source)
         return
     avoided = f"{settings.output.rstrip('/')}/"
@@ -163,8 +161,8 @@ def output_of(settings: BulkConfig, uri: str, etag: str | None, given: str | Non
 
 def _relative(source: str, uri: str) -> str:
     """``uri`` without what all inputs share: the prefix; for a manifest, the protocol."""
-    if not source.endswith(_MANIFESTS):
-        base = _glob_base(source) if any(letter in source for letter in "*?[") else source
+    if not _is_manifest(source):
+        base = _glob_base(source) if _is_glob(source) else source
         below = uri.removeprefix(f"{base.rstrip('/')}/")
         return below if below != uri else PurePosixPath(uri).name
     return uri.partition("://")[2] if is_remote(uri) else uri.lstrip("/")
@@ -233,7 +231,7 @@ def _entry(row: Any, where: str) -> Entry:
 
 
 def _listed_entries(source: str, threads: int) -> Iterator[Entry]:
-    is_glob = any(letter in source for letter in "*?[")
+    is_glob = _is_glob(source)
     base = _glob_base(source) if is_glob else source.rstrip("/")
     filesystem, root = fsspec.url_to_fs(base)
     filesystem.invalidate_cache()
@@ -272,9 +270,17 @@ def _found(base: str, root: str, info: dict[str, Any], name: str | None = None) 
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
+def _is_manifest(source: str) -> bool:
+    return source.endswith(_MANIFESTS) and not _is_glob(source)
+
+
+def _is_glob(source: str) -> bool:
+    return any(letter in source for letter in _WILD)
+
+
 def _glob_base(pattern: str) -> str:
     """The deepest folder above all that a glob can match."""
-    first = min(pattern.find(letter) for letter in "*?[" if letter in pattern)
+    first = min(pattern.find(letter) for letter in _WILD if letter in pattern)
     return pattern[:first].rpartition("/")[0]
 
 

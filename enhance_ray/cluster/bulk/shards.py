@@ -7,7 +7,6 @@ written when all of its recordings are done, so it is also what a lost actor has
 from __future__ import annotations
 
 import contextlib
-import secrets
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -15,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enhance_ray import audio
-from enhance_ray.audio import Patience, is_remote
+from enhance_ray.audio import Patience, is_remote, storage
 from enhance_ray.audio.storage import FILE_ERRORS, explain, open_input, write_error
 from enhance_ray.cluster.bulk.plan import SHARD_EXTENSIONS
 from enhance_ray.errors import AudioReadError
@@ -63,12 +61,12 @@ def unpack(uri: str, folder: Path, patience: Patience) -> Iterator[Member]:
             for member in (_unpack_tar if uri.endswith(".tar") else _unpack_parquet)(file, uri, folder):
                 empty = empty and not member.is_audio
                 yield member
-            if empty and file.at_fault is None:
+            file.raise_error()
+            if empty:
                 raise AudioReadError(uri, "it holds no recordings")
         except (tarfile.TarError, pa.ArrowException, EOFError) as error:
             file.raise_error()
             raise AudioReadError(uri, f"it is no readable shard: {explain(error)}") from error
-        file.raise_error()
 
 
 def _unpack_tar(file: Any, uri: str, folder: Path) -> Iterator[Member]:
@@ -178,17 +176,8 @@ def publish(path: Path, uri: str, patience: Patience) -> None:
         AudioWriteError: it cannot be written.
     """
     try:
-        if is_remote(uri):
-            filesystem, name = fsspec.url_to_fs(uri)
-            patience(lambda: filesystem.put_file(str(path), name))
-            return
-        target = Path(uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".enhance-ray-{secrets.token_hex(8)}.part{target.suffix}")
-        try:
-            shutil.copyfile(path, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if not is_remote(uri):
+            Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        storage.publish(path, uri, patience)
     except FILE_ERRORS as error:
         raise write_error(uri, explain(error), error) from error

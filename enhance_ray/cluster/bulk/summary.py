@@ -255,20 +255,13 @@ def _actor_table(sums: _Sums, usage: Mapping[str, float]) -> str:
 
 def _charts(sums: _Sums) -> str:
     loudness, length = "integrated loudness (LUFS)", "length (log10 of s)"
-    charts = {
-        length: [("files", sums.lengths)],
-        loudness: [(name.removeprefix("loudness_"), counts) for name, counts in sorted(sums.levels.items())],
-    }
-    edges = {length: _LENGTHS, loudness: _LEVELS}
-    for name, metric in metrics.METRICS.items():
-        pair = [(side, sums.scores[f"{name}_{side}"]) for side in ("in", "out")]
-        values = np.array([score for _, scores in pair for score in scores])
-        if len(values):
-            edges[metric.title] = np.histogram_bin_edges(values, 24)
-            charts[metric.title] = [
-                (side, np.histogram(scores, edges[metric.title])[0]) for side, scores in pair if scores
-            ]
-    return report.bars(charts, edges)
+    scores = {name: [sums.scores[f"{name}_{side}"] for side in ("in", "out")] for name in metrics.METRICS}
+    charts, edges = report.score_charts({name: pair for name, pair in scores.items() if any(pair)})
+    levels = [(name.removeprefix("loudness_"), counts) for name, counts in sorted(sums.levels.items())]
+    return report.bars(
+        {length: [("files", sums.lengths)], loudness: levels, **charts},
+        {length: _LENGTHS, loudness: _LEVELS, **edges},
+    )
 
 
 def _size(count: int) -> str:

@@ -268,7 +268,7 @@ class _PartWork:
         self._patience = patience
         self._actor = actor
         self._shards: dict[str, _Shard] = {}
-        self._at_once: list[list[dict[str, Any]]] = []  # records that need no work
+        self._at_once: list[dict[str, Any]] = []  # records that need no work
         self.part = Part(name, self._tasks())
         self.is_complete = False
 
@@ -290,7 +290,11 @@ class _PartWork:
                 answered += 1
                 yield self._take(*answer)
             while self._at_once:
-                yield self._at_once.pop()
+                yield [self._at_once.pop()]
+            for uri, shard in list(self._shards.items()):
+                if shard.is_finished:
+                    yield self._finish(shard)
+                    del self._shards[uri]
         self.is_complete = True
 
     def close(self) -> None:
@@ -303,7 +307,7 @@ class _PartWork:
             return [self._row(task.about, record)]
         shard, member = task.about
         shard.take(member, record)
-        return self._finish(shard) if shard.is_finished else []
+        return []
 
     def _tasks(self) -> Iterator[Task]:
         """In the order of the rows, those that are to run alone at the end."""
@@ -314,7 +318,7 @@ class _PartWork:
                 yield from self._shard_tasks(row)
                 continue
             if uri in self._attempt.condemned:
-                self._at_once.append([self._row(row, _KILLED)])
+                self._at_once.append(self._row(row, _KILLED))
                 continue
             extension = output_extension(uri, self._settings.options.format)
             job = Job(uri, output_of(self._settings, uri, row["etag"], row["output"], extension))
@@ -344,14 +348,9 @@ class _PartWork:
         except AudioError as error:
             shard.error = error
         shard.is_whole = True
-        if shard.is_finished:  # there was no recording in it, or the last one was condemned
-            self._at_once.append(self._finish(shard))
 
     def _finish(self, shard: _Shard) -> list[dict[str, Any]]:
         """Write the shard, and say what became of its recordings."""
-        if shard.is_written:
-            return []
-        shard.is_written = True
         row, uri = shard.row, shard.row["uri"]
         output = output_of(self._settings, uri, row["etag"], row["output"], Path(uri).suffix)
         try:
@@ -401,7 +400,6 @@ class _Shard:
         self.members: list[shards.Member] = []
         self.records: dict[shards.Member, Record] = {}
         self.is_whole = False
-        self.is_written = False
         self.error: AudioError | None = None
 
     @property

@@ -66,7 +66,7 @@ class IngressDeployment(Ingress):
     @api.get("/metrics", include_in_schema=False)
     async def metrics(self) -> Response:
         """For Prometheus: of this process."""
-        return self.metrics_text()
+        return self._metrics.text()
 
     @api.get("/healthz")
     async def alive(self) -> dict[str, str]:
@@ -139,11 +139,7 @@ def _has_enhancer(model: str) -> bool:
     return model == checkpoint.DEFAULT or resemble.load_model(model).net is not None
 
 
-def _app() -> serve.Application:
-    return build({})
-
-
 def __getattr__(name: str) -> Any:
     if name == "app":  # built when it is asked for
-        return _app()
+        return build({})
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,6 @@ import os
 import tempfile
 import threading
 import time
-import typing
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from torch import nn
 
 from enhance_ray import __version__, config
 from enhance_ray.audio import OutputFormat
+from enhance_ray.audio.streaming import packed
 from enhance_ray.cluster.serve import restoring
 from enhance_ray.cluster.serve.models import Work
 from enhance_ray.cluster.serve.restoring import LimitError, TimedOutError
@@ -200,14 +200,12 @@ def options_of(given: Mapping[str, str], mode: str, settings: ServeConfig) -> En
     names = {field.name: field.metadata["alias"] for field in dataclasses.fields(EnhanceOptions)}
     aliases = {alias: name for name, alias in names.items() if alias}
     tree: dict[str, Any] = {"mode": mode}
-    hints = typing.get_type_hints(EnhanceOptions)
     for given_name, text in given.items():
         name = aliases.get(given_name, given_name)
         if name == "mode":
             raise RequestError(400, "config_invalid", "mode: it is said by the path")
         try:
-            # What is text by its type must not become a number or a truth value.
-            tree[name] = yaml.safe_load(text) if hints.get(name) is not str else text
+            tree[name] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise RequestError(400, "config_invalid", f"{name}: expected a plain value") from error
     try:
@@ -219,23 +217,23 @@ def options_of(given: Mapping[str, str], mode: str, settings: ServeConfig) -> En
     return options
 
 
+def _check_size(size: float, settings: ServeConfig) -> None:
+    most = settings.limits.body_megabytes
+    if size > most * 1e6:
+        raise RequestError(413, "too_large", f"the body may have {most:g} MB")
+
+
 async def spool(request: Request, path: str, settings: ServeConfig) -> None:
     """Write the body of a request to the file at ``path``.
 
     Raises:
         RequestError: it is empty, or larger than allowed.
     """
-    most = settings.limits.body_megabytes * 1e6
-    too_large = RequestError(413, "too_large", f"the body may have {settings.limits.body_megabytes:g} MB")
-    with contextlib.suppress(ValueError):
-        if int(request.headers.get("content-length", 0)) > most:
-            raise too_large
     size = 0
     with Path(path).open("wb") as file:
         async for chunk in request.stream():
             size += len(chunk)
-            if size > most:
-                raise too_large
+            _check_size(size, settings)
             await asyncio.to_thread(file.write, chunk)
     if not size:
         raise RequestError(400, "empty", "the body is empty: send a recording")
@@ -247,9 +245,6 @@ async def read_form(request: Request, path: str, settings: ServeConfig) -> dict[
     Raises:
         RequestError: there is no file, or more than one, or it is larger than allowed.
     """
-    most = settings.limits.body_megabytes * 1e6
-    if int(request.headers.get("content-length", 0) or 0) > most:
-        raise RequestError(413, "too_large", f"the body may have {settings.limits.body_megabytes:g} MB")
     try:
         form = await request.form(max_files=1, max_fields=50)
     except HTTPException as error:
@@ -258,8 +253,7 @@ async def read_form(request: Request, path: str, settings: ServeConfig) -> dict[
         files = [value for value in form.values() if not isinstance(value, str)]
         if len(files) != 1:
             raise RequestError(400, "form_invalid", "expected one file in the form")
-        if (files[0].size or 0) > most:
-            raise RequestError(413, "too_large", f"the body may have {settings.limits.body_megabytes:g} MB")
+        _check_size(files[0].size or 0, settings)
         with Path(path).open("wb") as file:
             while chunk := await files[0].read(_COPIED_BYTES):
                 await asyncio.to_thread(file.write, chunk)
@@ -302,10 +296,6 @@ class Ingress:
         self._threads = ThreadPoolExecutor(settings.limits.requests + 4, thread_name_prefix="request")
         self._shape: Enhancer | None = None
         self._facts: dict[str, Any] = {}
-
-    def metrics_text(self) -> Response:
-        """What Prometheus asks for."""
-        return self._metrics.text()
 
     async def facts(self) -> dict[str, Any]:
         """What the models are; asked of them once."""
@@ -406,6 +396,8 @@ class Ingress:
     async def _begin(
         self, request: Request, mode: Literal["denoise", "enhance"], path: str
     ) -> tuple[Iterator[bytes], dict[str, str], OutputFormat]:
+        with contextlib.suppress(ValueError):
+            _check_size(int(request.headers.get("content-length", 0)), self._settings)
         given = dict(request.query_params)
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             given |= await read_form(request, path, self._settings)
@@ -492,6 +484,4 @@ def _samples(data: bytes, encoding: str) -> NDArray[np.float32]:
 
 async def _send_samples(socket: WebSocket, blocks: list[NDArray[np.float32]], encoding: str) -> None:
     for block in blocks:
-        if encoding == "s16":
-            block = np.clip(np.rint(block * 32768), -32768, 32767).astype("<i2")  # noqa: PLW2901
-        await socket.send_bytes(block.tobytes())
+        await socket.send_bytes(packed(block[None], encoding))

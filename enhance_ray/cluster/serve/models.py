@@ -95,17 +95,34 @@ class _Model:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._check)
 
 
-@serve.deployment
-class DenoiserDeployment:
-    """The first stage."""
+class _Replica:
+    """What both stages have: a model, batches for it, and answers about it."""
 
-    def __init__(self, settings: ServeConfig) -> None:
-        self._model = _Model(settings, denoiser_only=True)
-        _set_batching(self._batched, settings.denoiser)
+    def __init__(self, settings: ServeConfig, stage: StageConfig, *, denoiser_only: bool) -> None:
+        self._model = _Model(settings, denoiser_only=denoiser_only)
+        batched: Any = self._batched
+        batched.set_max_batch_size(stage.batch_size)
+        batched.set_batch_wait_timeout_s(stage.batch_wait_seconds)
 
     @serve.batch
     async def _batched(self, works: list[Work]) -> list[NDArray[np.float32]]:
         return await self._model.run(works)
+
+    async def facts(self) -> dict[str, Any]:
+        """What others have to know of the model."""
+        return self._model.facts
+
+    async def check_health(self) -> None:
+        """Called by Serve: a replica whose model no longer runs is replaced."""
+        await self._model.check()
+
+
+@serve.deployment
+class DenoiserDeployment(_Replica):
+    """The first stage."""
+
+    def __init__(self, settings: ServeConfig) -> None:
+        super().__init__(settings, settings.denoiser, denoiser_only=True)
 
     async def denoise(self, work: Work) -> NDArray[np.float32]:
         """Denoised rows."""
@@ -115,40 +132,14 @@ class DenoiserDeployment:
         """``work`` for the next stage."""
         return dataclasses.replace(work, denoised=await self._batched(work))
 
-    async def facts(self) -> dict[str, Any]:
-        """What others have to know of the model."""
-        return self._model.facts
-
-    async def check_health(self) -> None:
-        """Called by Serve: a replica whose model no longer runs is replaced."""
-        await self._model.check()
-
 
 @serve.deployment
-class EnhancerDeployment:
+class EnhancerDeployment(_Replica):
     """The second stage."""
 
     def __init__(self, settings: ServeConfig) -> None:
-        self._model = _Model(settings, denoiser_only=False)
-        _set_batching(self._batched, settings.enhancer)
-
-    @serve.batch
-    async def _batched(self, works: list[Work]) -> list[NDArray[np.float32]]:
-        return await self._model.run(works)
+        super().__init__(settings, settings.enhancer, denoiser_only=False)
 
     async def enhance(self, work: Work) -> NDArray[np.float32]:
         """Restored rows."""
         return await self._batched(work)
-
-    async def facts(self) -> dict[str, Any]:
-        """What others have to know of the model."""
-        return self._model.facts
-
-    async def check_health(self) -> None:
-        """Called by Serve: a replica whose model no longer runs is replaced."""
-        await self._model.check()
-
-
-def _set_batching(method: Any, stage: StageConfig) -> None:
-    method.set_max_batch_size(stage.batch_size)
-    method.set_batch_wait_timeout_s(stage.batch_wait_seconds)

@@ -24,6 +24,7 @@ from enhance_ray.audio.streaming import STREAMED, StreamEncoder
 from enhance_ray.cluster.serve.models import Work
 from enhance_ray.cluster.serve.settings import Limits
 from enhance_ray.errors import EnhanceRayError
+from enhance_ray.files.run import cut_short
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.pipeline import Analysis, Enhancer, Piece, Result, Synthesis
 
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 AHEAD = 3
 """Segments of one request that are with the models at a time."""
 _TRIES = 6
-_WRITTEN_SECONDS = 1
 
 Ask = Callable[[Work], Any]
 """Hands a segment to the models; what it returns has `result(timeout_s=)` and `cancel()`."""
@@ -151,10 +151,9 @@ def restore(
     )
     with audio.decode(upload.path) as decoder:
         pieces = analysis.pieces(map(torch.from_numpy, decoder))
-        for block in synthesis.blocks(_through_models(pieces, options, ask, deadline)):
-            for part in block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1):
-                if data := encoder.write(part.numpy()):
-                    yield data
+        for block in cut_short(synthesis.blocks(_through_models(pieces, options, ask, deadline))):
+            if data := encoder.write(block.numpy()):
+                yield data
     yield encoder.finish()
 
 
