@@ -101,6 +101,18 @@ def load(model: str | Path = DEFAULT, *, denoiser_only: bool = False) -> Model:
     return _load(folder, str(folder), denoiser_only=denoiser_only)
 
 
+def is_enhancer(model: str | Path = DEFAULT) -> bool:
+    """Whether a model is more than a denoiser: its sizes say it, and its weights are not read.
+
+    Raises:
+        CheckpointError: the folder is absent or does not describe a model.
+    """
+    if "://" in str(model):
+        with _copied(str(model), CONFIG_NAME) as folder:
+            return read_config(folder).enhancer is not None
+    return str(model) == DEFAULT or read_config(Path(model)).enhancer is not None
+
+
 def _load(folder: Path, name: str, *, denoiser_only: bool) -> Model:
     model_config = read_config(folder)
     path = folder / WEIGHTS_NAME

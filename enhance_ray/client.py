@@ -11,7 +11,7 @@ Needs httpx: pip install 'enhance-ray[client]'.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,10 +78,67 @@ class Client:
         Raises:
             EndpointError: the endpoint refused.
         """
-        response = self._http.get("/v1/models")
-        _check(response)
-        found: list[dict[str, Any]] = response.json()["models"]
+        found: list[dict[str, Any]] = _json(self._http.get("/v1/models"))["models"]
         return found
+
+    def submit(self, recordings: Iterable[Mapping[str, str]], **order: Any) -> dict[str, Any]:
+        """Begin a job, for recordings that are longer than a request may be.
+
+        Args:
+            recordings: {"input": URI, "output": URI} each, below prefixes that the endpoint allows.
+            order: mode ("denoise"), options (a mapping), replace (False).
+
+        Returns:
+            The job: its "id", "status", "progress" from 0 to 1, and the same of each of its "recordings".
+
+        Raises:
+            EndpointError: the endpoint refused.
+        """
+        response = self._http.post(
+            "/v1/jobs", json={"recordings": [dict(each) for each in recordings], **order}
+        )
+        return _json(response)
+
+    def job(self, name: str) -> dict[str, Any]:
+        """How far the job with this id is.
+
+        Raises:
+            EndpointError: the endpoint does not know it.
+        """
+        return _json(self._http.get(f"/v1/jobs/{name}"))
+
+    def wait(
+        self,
+        name: str,
+        *,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+        poll_seconds: float = 2.0,
+    ) -> dict[str, Any]:
+        """The job with this id when it is done or failed.
+
+        Args:
+            name: its id.
+            progress: called with the job whenever it was asked for.
+            poll_seconds: between two questions.
+
+        Raises:
+            EndpointError: the endpoint does not know it.
+        """
+        while True:
+            job = self.job(name)
+            if progress is not None:
+                progress(job)
+            if job["status"] in ("done", "failed"):
+                return job
+            time.sleep(poll_seconds)
+
+    def delete(self, name: str) -> None:
+        """Stop a job if it is open, and forget it; outputs that are complete stay.
+
+        Raises:
+            EndpointError: the endpoint does not know it.
+        """
+        _check(self._http.delete(f"/v1/jobs/{name}"))
 
     def _restore(
         self, mode: str, source: str | Path | bytes, target: str | Path | None, options: dict[str, Any]
@@ -122,6 +179,12 @@ def _write(target: Path, chunks: Callable[[], Iterator[bytes]]) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    _check(response)
+    tree: dict[str, Any] = response.json()
+    return tree
 
 
 def _check(response: httpx.Response) -> None:

@@ -113,6 +113,16 @@ def load_model(model: str | Path, *, denoiser_only: bool = False) -> Model:
     return read(model, denoiser_only=denoiser_only)
 
 
+def is_enhancer(model: str | Path) -> bool:
+    """Whether a model of either layout is more than a denoiser; its weights are not read.
+
+    Raises:
+        CheckpointError: there is no model.
+    """
+    model = checkpoint.newest(str(model))
+    return is_run(model) or checkpoint.is_enhancer(model)
+
+
 def load(source: str | Path, *, denoiser_only: bool = False) -> Model:
     """The model in a run folder of the original: a local path, an fsspec URI, or hf://owner/repository[@revision].
 

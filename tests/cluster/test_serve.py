@@ -4,12 +4,15 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import bulk_corpus
+import fsspec
 import httpx
 import numpy as np
 import pytest
@@ -24,6 +27,8 @@ from enhance_ray.client import Client, EndpointError
 from enhance_ray.cluster.serve import build
 from enhance_ray.cluster.serve.restoring import LIVE
 from enhance_ray.errors import ConfigError
+from enhance_ray.files import enhance_files, plan_jobs
+from enhance_ray.options import EnhanceOptions
 from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "noisy" / "kathleen_helicopter.flac"
@@ -32,6 +37,8 @@ ARGS = {
     "enhancer": {"cpus": 0.5},
     "ingress_cpus": 0.25,
     "limits": {"body_megabytes": 8, "seconds": 60, "requests_per_client": 6, "requests": 8},
+    "jobs": {"folder": "s3://tests/jobs", "prefixes": ["s3://tests/shows/"], "recordings": 3, "cpus": 0.1},
+    "origins": ["https://studio.example"],
 }
 
 
@@ -180,40 +187,138 @@ def test_one_client_cannot_take_all_places(url):
     assert sum(status == 200 for status, _ in statuses) >= 6
 
 
+def open_requests(url):
+    return float(re.search(r"^enhance_ray_open_requests (\S+)$", httpx.get(f"{url}/metrics").text, re.M)[1])
+
+
+def until(condition, seconds=30):
+    """Wait for ``condition``, and for no longer."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def test_a_client_that_hangs_up_leaves_nothing_behind(url):
+    for read_first in (False, True):
+        parts = urlsplit(url)
+        body = wave(55, rate=44_100)
+        with socket.create_connection((parts.hostname, parts.port)) as connection:
+            head = f"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            until(lambda: open_requests(url) == 1)
+            if read_first:
+                connection.recv(100)
+        until(lambda: open_requests(url) == 0)
+
+
+def test_other_origins_are_let_in_by_name(url):
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin, allowed in (("https://studio.example", True), ("https://other.example", False)):
+        answer = httpx.options(f"{url}/v1/denoise", headers={"Origin": origin, **asked})
+        assert (answer.headers.get("access-control-allow-origin") == origin) == allowed
+
+
+def pair(name, source="s3://tests/shows/"):
+    return {"input": f"{source}{name}", "output": f"s3://tests/shows/out/{name}"}
+
+
+def order(*names, **more):
+    return {"recordings": [pair(name) for name in names], **more}
+
+
+@pytest.fixture(scope="module")
+def shows(url):
+    filesystem = fsspec.filesystem("s3")
+    filesystem.pipe_file("tests/shows/long.flac", flac(130))
+    filesystem.pipe_file("tests/shows/short.wav", wave(2))
+    filesystem.pipe_file("tests/shows/broken.mp3", b"no sound")
+    return filesystem
+
+
+def flac(seconds):
+    """A recording that is longer than a request may be."""
+    waveform, rate = soundfile.read(SAMPLE, dtype="float32")
+    file = io.BytesIO()
+    soundfile.write(file, np.resize(waveform, seconds * rate), rate, format="FLAC")
+    return file.getvalue()
+
+
+def test_a_job_goes_from_storage_to_storage(client, shows, tmp_path):
+    job = client.submit(**order("long.flac", "short.wav", "broken.mp3"), options={"strength": 0.9})
+    seen = []
+    done = client.wait(job["id"], progress=lambda state: seen.append(state["progress"]), poll_seconds=0.2)
+
+    assert [recording["status"] for recording in done["recordings"]] == ["done", "done", "failed"]
+    assert done["recordings"][2]["error"] == "audio_unreadable"
+    assert done["status"] == "failed"
+    assert done["recordings"][0]["seconds"] == pytest.approx(130, abs=0.01)
+    assert seen == sorted(seen)
+    assert any(0 < progress < 1 for progress in seen)
+    shows.get_file("tests/shows/long.flac", tmp_path / "long.flac")
+    enhancer = Enhancer.load(denoiser_only=True)
+    jobs = plan_jobs(str(tmp_path / "long.flac"), str(tmp_path / "clean.flac"))
+    list(enhance_files(jobs, enhancer, EnhanceOptions(strength=0.9)))
+    shows.invalidate_cache()
+    expected, _ = samples((tmp_path / "clean.flac").read_bytes())
+    answer, info = samples(shows.cat_file("tests/shows/out/long.flac"))
+    assert info.codec == "flac"
+    np.testing.assert_allclose(answer, expected, atol=1e-2)
+    client.delete(job["id"])
+    with pytest.raises(EndpointError, match="no such job"):
+        client.job(job["id"])
+
+
+@pytest.mark.drill
+def test_a_job_outlives_the_process_that_works_on_it(client, shows):
+    job = client.submit(**order("long.flac", replace=True))
+    until(lambda: client.job(job["id"])["progress"] > 0)
+    os.kill(replica("JobsDeployment"), signal.SIGKILL)
+
+    assert client.wait(job["id"], poll_seconds=0.5)["status"] == "done"
+
+
+def test_a_job_is_stopped_by_deleting_it(client, shows):
+    shows.pipe_file("tests/shows/stopped.flac", flac(130))
+    job = client.submit(**order("stopped.flac"))
+    until(lambda: client.job(job["id"])["status"] == "running")
+    client.delete(job["id"])
+
+    with pytest.raises(EndpointError) as refused:
+        client.job(job["id"])
+    assert refused.value.status == 404
+    shows.invalidate_cache()
+    time.sleep(3)
+    assert not shows.exists("tests/shows/out/stopped.flac")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "code"),
+    [
+        ({"recordings": []}, 422, "request_invalid"),
+        ({"colour": "red"}, 422, "request_invalid"),
+        ({"recordings": [pair("passwd", "file:///etc/")]}, 422, "uri_refused"),
+        ({"recordings": [pair("x", "http://127.0.0.1/")]}, 422, "uri_refused"),
+        (order("a/../../secret.wav"), 422, "uri_refused"),
+        (order("x::file:///etc/passwd"), 422, "uri_refused"),
+        ({"recordings": [pair("x.wav", "s3://tests/shows-of-others/")]}, 422, "uri_refused"),
+        (order("a.wav", "b.wav", "c.wav", "d.wav"), 413, "too_many"),
+        (order("a.wav", "a.wav"), 409, "output_clash"),
+        (order("a.wav", options={"nfe": 0}), 400, "config_invalid"),
+        (order("there.wav"), 409, "output_exists"),
+    ],
+)  # fmt: skip
+def test_jobs_that_are_refused(url, shows, wrong, status, code):
+    shows.pipe_file("tests/shows/out/there.wav", b"x")
+    response = httpx.post(f"{url}/v1/jobs", json=order("short.wav") | wrong)
+
+    assert (response.status_code, response.json()["error"]) == (status, code)
+
+
 def replica(deployment):
     """A process of ``deployment``, by what Ray calls it."""
     command = ["pgrep", "-f", f"ray::ServeReplica.*{deployment}"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
-
-
-@pytest.mark.drill
-def test_a_killed_replica_costs_no_accepted_request(url):
-    expected, _ = samples(httpx.post(f"{url}/v1/denoise", content=SAMPLE.read_bytes(), timeout=60).content)
-    stop = threading.Event()
-    answers = []
-
-    def ask():
-        while not stop.is_set():
-            answers.append(httpx.post(f"{url}/v1/denoise", content=SAMPLE.read_bytes(), timeout=120))
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    os.kill(replica("DenoiserDeployment"), signal.SIGKILL)
-    before = len(answers)
-    for _ in range(600):
-        if len(answers) > before + 6:
-            break
-        stop.wait(0.1)
-    stop.set()
-    for thread in threads:
-        thread.join()
-
-    assert {answer.status_code for answer in answers} <= {200, 429, 503}
-    assert sum(answer.status_code == 200 for answer in answers) > 6
-    for answer in answers:
-        if answer.status_code == 200:  # segments of several requests share a batch, which rounds otherwise
-            np.testing.assert_allclose(samples(answer.content)[0], expected, atol=1e-2)
 
 
 def test_the_readme_s_client_runs_as_written(url, tmp_path, monkeypatch):

@@ -14,24 +14,18 @@ begins anew learns from names alone what is left: a million records are a thousa
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from enhance_ray import __version__, config
-from enhance_ray.audio import Patience, is_remote
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.folder import STORAGE_PATIENCE, Folder
 from enhance_ray.errors import ConfigError
 
 FOLDER = "_enhance_ray"
@@ -83,101 +77,6 @@ RECORDS = pa.schema(
 )
 """Columns of a table of records: those of `report.Record`, and where the work was done."""
 
-_READERS = 16
-_STORAGE_PATIENCE = 120.0
-
-
-class Folder:
-    """Small files below a path or URI, each written whole, by a storage that may fail for a while."""
-
-    def __init__(self, uri: str, patience: float = _STORAGE_PATIENCE) -> None:
-        """Name it; nothing is read or made yet.
-
-        Raises:
-            ConfigError: no file system is known for the URI.
-        """
-        self.uri = uri.rstrip("/")
-        try:
-            self._filesystem, root = fsspec.url_to_fs(self.uri)
-        except FILE_ERRORS as error:
-            raise ConfigError(uri, f"cannot be used: {explain(error)}") from error
-        self._root = root.rstrip("/")
-        self._patience = Patience(patience)
-
-    def read(self, name: str) -> bytes:
-        """Content of a file.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
-        data: bytes = self._patience(lambda: self._filesystem.cat_file(f"{self._root}/{name}"))
-        return data
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put a file there at once; an older one is replaced."""
-        path = f"{self._root}/{name}"
-        if is_remote(self.uri):
-            self._patience(lambda: self._filesystem.pipe_file(path, data))
-            return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(f"{path}.{secrets.token_hex(4)}.part")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-    def names(self, folder: str = "") -> list[str]:
-        """Names of the files in ``folder``, sorted; none if it does not exist."""
-        path = f"{self._root}/{folder}".rstrip("/")
-
-        def listed() -> list[str]:
-            self._filesystem.invalidate_cache()
-            try:
-                found: list[str] = self._filesystem.ls(path, detail=False)
-            except FileNotFoundError:
-                return []
-            # An empty folder that a storage keeps lists itself.
-            return [name for name in found if name.rstrip("/") != path]
-
-        names = (PurePosixPath(name).name for name in self._patience(listed))
-        return sorted(name for name in names if not name.endswith(".part"))
-
-    def remove(self, name: str) -> None:
-        """Delete a file, if it is there."""
-
-        def delete() -> None:
-            try:
-                self._filesystem.rm_file(f"{self._root}/{name}")
-            except FileNotFoundError:
-                return
-
-        self._patience(delete)
-
-    def exists(self, name: str) -> bool:
-        """Whether a file is there."""
-
-        def look() -> bool:
-            self._filesystem.invalidate_cache()
-            return bool(self._filesystem.exists(f"{self._root}/{name}"))
-
-        return self._patience(look)
-
-    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A Parquet file, or these columns of it."""
-        return pq.read_table(pa.BufferReader(self.read(name)), columns=columns)
-
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self.write(name, sink.getvalue().to_pybytes())
-
-    def read_tables(self, names: Sequence[str], columns: Sequence[str] | None = None) -> list[pa.Table]:
-        """Several at once."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(lambda name: self.read_table(name, columns), names))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fingerprint:
@@ -212,7 +111,7 @@ class Fingerprint:
 class JobState:
     """What is known of one job."""
 
-    def __init__(self, output: str, job: str, patience: float = _STORAGE_PATIENCE) -> None:
+    def __init__(self, output: str, job: str, patience: float = STORAGE_PATIENCE) -> None:
         """Name it; `open_job` finds or begins one. ``patience`` is for a storage that fails, in seconds."""
         self.job = job
         self.folder = Folder(f"{output.rstrip('/')}/{FOLDER}/{job}", patience)

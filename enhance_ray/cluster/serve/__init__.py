@@ -4,106 +4,65 @@ serve run enhance_ray.cluster.serve:app
 serve deploy configs/serve.yaml
 
 client -> Ingress -> Work -> DenoiserDeployment -> EnhancerDeployment -> Ingress -> client
+             |          storage -> JobsDeployment -> Work ... -> storage
 """
 
-# No annotations as text here: FastAPI reads those of the routes.
+from __future__ import annotations
+
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from fastapi import Request, Response, WebSocket
-from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from enhance_ray import checkpoint, config
-from enhance_ray.cluster.serve.api import Ingress, create_api
-from enhance_ray.cluster.serve.models import DenoiserDeployment, EnhancerDeployment
+from enhance_ray import config, resemble
+from enhance_ray.cluster.serve.api import Ingress
+from enhance_ray.cluster.serve.jobs import JobsDeployment
+from enhance_ray.cluster.serve.models import DenoiserDeployment, EnhancerDeployment, Load, load_model
+from enhance_ray.cluster.serve.routes import create_api
 from enhance_ray.cluster.serve.settings import ServeConfig, StageConfig
-
-WEB = Path(__file__).parent / "web"
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; media-src blob:; img-src data: blob:; worker-src blob:; "
-    "connect-src 'self' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
-}
-"""The page asks nobody else for anything."""
-
-api = create_api()
-api.mount("/web", StaticFiles(directory=WEB))
 
 
 @serve.deployment
-@serve.ingress(api)
+@serve.ingress()
 class IngressDeployment(Ingress):
-    """The routes."""
+    """Answers HTTP."""
 
-    @api.post("/v1/enhance")
-    async def enhance(self, request: Request) -> Response:
-        """Restore a recording: noise, distortion, band."""
-        return await self.restore(request, "enhance")
-
-    @api.post("/v1/denoise")
-    async def denoise(self, request: Request) -> Response:
-        """Take the noise out of a recording."""
-        return await self.restore(request, "denoise")
-
-    @api.websocket("/v1/stream")
-    async def stream(self, socket: WebSocket) -> None:
-        """Denoise sound while it arrives."""
-        await self.live(socket)
-
-    @api.get("/", include_in_schema=False)
-    async def page(self) -> Response:
-        """The page for people."""
-        return HTMLResponse((WEB / "index.html").read_text(encoding="utf-8"), headers=PAGE_HEADERS)
-
-    @api.get("/v1/models")
-    async def models(self) -> dict[str, Any]:
-        """What is served."""
-        return {"models": [{"mode": mode, **facts} for mode, facts in (await self.facts()).items()]}
-
-    @api.get("/metrics", include_in_schema=False)
-    async def metrics(self) -> Response:
-        """For Prometheus: of this process."""
-        return self._metrics.text()
-
-    @api.get("/healthz")
-    async def alive(self) -> dict[str, str]:
-        """Whether this process answers."""
-        return {"status": "ok"}
-
-    @api.get("/readyz")
-    async def ready(self) -> Response:
-        """Whether the models answer."""
-        try:
-            await self.facts()
-        except Exception:  # whatever it is, the answer is no
-            return JSONResponse({"status": "starting"}, 503, {"Retry-After": "2"})
-        return JSONResponse({"status": "ready"})
+    def __serve_build_asgi_app__(self) -> Any:
+        return create_api(self)
 
 
-def build(args: Mapping[str, Any]) -> serve.Application:
-    """The application with these settings (`ServeConfig`).
+def build(args: Mapping[str, Any], load: Load = load_model) -> serve.Application:
+    """The application with these settings.
+
+    Args:
+        args: of `ServeConfig`.
+        load: reads a model in the process that runs it.
 
     Raises:
         ConfigError: a setting is unknown or wrong.
+        CheckpointError: there is no such model.
     """
     settings = config.from_tree(ServeConfig, args, where="args")
     # Decorated classes, which their types do not say.
     ingress: Any = IngressDeployment
     first: Any = DenoiserDeployment
     second: Any = EnhancerDeployment
-    denoiser = first.options(**_stage(settings.denoiser, settings)).bind(settings)
-    enhancer = None
-    if _has_enhancer(settings.model):
-        enhancer = second.options(**_stage(settings.enhancer, settings)).bind(settings)
+    keeper: Any = JobsDeployment
+    denoiser = first.options(**_stage(settings.denoiser, settings)).bind(settings, load)
+    enhancer = jobs = None
+    if resemble.is_enhancer(settings.model):
+        enhancer = second.options(**_stage(settings.enhancer, settings)).bind(settings, load)
+    if settings.jobs.folder:
+        jobs = keeper.options(ray_actor_options={"num_cpus": settings.jobs.cpus}).bind(
+            settings, denoiser, enhancer
+        )
     application: serve.Application = ingress.options(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=2 * settings.limits.requests,
         ray_actor_options={"num_cpus": settings.ingress_cpus},
         graceful_shutdown_timeout_s=settings.limits.timeout_seconds,
-    ).bind(settings, denoiser, enhancer)
+    ).bind(settings, denoiser, enhancer, jobs)
     return application
 
 
@@ -130,13 +89,6 @@ def _stage(stage: StageConfig, settings: ServeConfig) -> dict[str, Any]:
         "health_check_timeout_s": 120.0,  # it waits behind a batch
         "graceful_shutdown_timeout_s": 60.0,
     }
-
-
-def _has_enhancer(model: str) -> bool:
-    """Whether a model is more than a denoiser."""
-    from enhance_ray import resemble
-
-    return model == checkpoint.DEFAULT or resemble.load_model(model).net is not None
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,13 +41,22 @@ class Work:
     """(channel, time): what the denoiser made of it."""
 
 
+Load = Callable[[ServeConfig, bool], Enhancer]
+"""Reads a model, or of an enhancer only its denoiser."""
+
+
+def load_model(settings: ServeConfig, denoiser_only: bool) -> Enhancer:
+    """The model that ``settings`` name."""
+    return Enhancer.load(
+        settings.model, device=settings.device, precision=settings.precision, denoiser_only=denoiser_only
+    )
+
+
 class _Model:
     """A model that runs one batch at a time, in a thread of its own: replicas answer meanwhile."""
 
-    def __init__(self, settings: ServeConfig, *, denoiser_only: bool) -> None:
-        self._enhancer = Enhancer.load(
-            settings.model, device=settings.device, precision=settings.precision, denoiser_only=denoiser_only
-        )
+    def __init__(self, settings: ServeConfig, load: Load, *, denoiser_only: bool) -> None:
+        self._enhancer = load(settings, denoiser_only)
         self._mode: Literal["denoise", "enhance"] = "denoise" if denoiser_only else "enhance"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._check()  # ready when it has run once
@@ -98,8 +107,8 @@ class _Model:
 class _Replica:
     """What both stages have: a model, batches for it, and answers about it."""
 
-    def __init__(self, settings: ServeConfig, stage: StageConfig, *, denoiser_only: bool) -> None:
-        self._model = _Model(settings, denoiser_only=denoiser_only)
+    def __init__(self, settings: ServeConfig, stage: StageConfig, load: Load, *, denoiser_only: bool) -> None:
+        self._model = _Model(settings, load, denoiser_only=denoiser_only)
         batched: Any = self._batched
         batched.set_max_batch_size(stage.batch_size)
         batched.set_batch_wait_timeout_s(stage.batch_wait_seconds)
@@ -121,8 +130,8 @@ class _Replica:
 class DenoiserDeployment(_Replica):
     """The first stage."""
 
-    def __init__(self, settings: ServeConfig) -> None:
-        super().__init__(settings, settings.denoiser, denoiser_only=True)
+    def __init__(self, settings: ServeConfig, load: Load) -> None:
+        super().__init__(settings, settings.denoiser, load, denoiser_only=True)
 
     async def denoise(self, work: Work) -> NDArray[np.float32]:
         """Denoised rows."""
@@ -137,8 +146,8 @@ class DenoiserDeployment(_Replica):
 class EnhancerDeployment(_Replica):
     """The second stage."""
 
-    def __init__(self, settings: ServeConfig) -> None:
-        super().__init__(settings, settings.enhancer, denoiser_only=False)
+    def __init__(self, settings: ServeConfig, load: Load) -> None:
+        super().__init__(settings, settings.enhancer, load, denoiser_only=False)
 
     async def enhance(self, work: Work) -> NDArray[np.float32]:
         """Restored rows."""

@@ -5,7 +5,9 @@ Plain threads and iterators: the ingress gives each request a thread, which wait
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -17,6 +19,7 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.serve.exceptions import BackPressureError
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo
@@ -120,82 +123,121 @@ def answer_format(info: AudioInfo, wanted: str) -> audio.OutputFormat:
     return target if is_streamed else audio.output_format(info, "flac")
 
 
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models, seen from a recording."""
+
+    shape: Enhancer
+    """Has their frames; not run."""
+    ask: Ask
+    """Hands a segment to them."""
+    deadline: float = math.inf
+    """In time.monotonic's seconds: when an answer is no longer waited for."""
+    patient: bool = False
+    """Wait where they have too much to do, instead of refusing the first segment."""
+
+
 def restore(
-    upload: Upload,
-    options: EnhanceOptions,
-    shape: Enhancer,
-    ask: Ask,
-    deadline: float,
-    target: audio.OutputFormat,
+    upload: Upload, options: EnhanceOptions, models: Models, target: audio.OutputFormat
 ) -> Iterator[bytes]:
     """The bytes of the answer, as they are ready; closing it takes back what the models were asked.
 
     Args:
         upload: the recording.
         options: what is to be done.
-        shape: frames of the models; not run.
-        ask: hands a segment to them.
-        deadline: in time.monotonic's seconds.
-        target: of the answer.
+        models: that do it.
+        target: format of the answer.
 
     Raises:
+        BackPressureError: the models have too much to do to begin.
         TimedOutError: the deadline has passed.
         ModelsLostError: replicas died, again and again.
     """
     info = upload.info
-    analysis = Analysis(shape, info.sample_rate, info.channels, options, name="the upload")
-    synthesis = Synthesis(shape, options, name="the upload")
     frames = -(-upload.frames * MODEL_RATE // info.sample_rate)
     encoder = StreamEncoder(
-        sample_rate=MODEL_RATE, channels=analysis.channels, frames=frames, target=target, tags=info.tags
+        sample_rate=MODEL_RATE,
+        channels=answer_channels(info, options),
+        frames=frames,
+        target=target,
+        tags=info.tags,
     )
     with audio.decode(upload.path) as decoder:
-        pieces = analysis.pieces(map(torch.from_numpy, decoder))
-        for block in cut_short(synthesis.blocks(_through_models(pieces, options, ask, deadline))):
-            if data := encoder.write(block.numpy()):
+        for block in restored(decoder, options, models, name="the upload"):
+            if data := encoder.write(block):
                 yield data
     yield encoder.finish()
 
 
-def _through_models(
-    pieces: Iterator[Piece], options: EnhanceOptions, ask: Ask, deadline: float
-) -> Iterator[Result[None]]:
-    """Answers in the order of ``pieces``, a few of which are with the models at a time."""
-    pending: deque[tuple[Piece, Any]] = deque()
-    try:
-        for piece in pieces:
-            pending.append((piece, _send(piece, options, ask)))
-            if len(pending) >= AHEAD:
-                yield _receive(*pending[0], options, ask, deadline)
-                pending.popleft()
-        while pending:
-            yield _receive(*pending[0], options, ask, deadline)
-            pending.popleft()
-    finally:
-        for _, response in pending:
-            response.cancel()
+def answer_channels(info: AudioInfo, options: EnhanceOptions) -> int:
+    """How many channels an answer has."""
+    return 1 if options.channels == "mono" else info.channels
 
 
-def _send(piece: Piece, options: EnhanceOptions, ask: Ask) -> Any:
-    return ask(Work(piece.rows.numpy(), piece.segment.start, options))
+def restored(
+    decoder: audio.Decoder, options: EnhanceOptions, models: Models, *, name: str
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks (channel, time) of what the models make of a recording, at 44.1 kHz; raises as `restore`."""
+    analysis = Analysis(models.shape, decoder.info.sample_rate, decoder.info.channels, options, name=name)
+    synthesis = Synthesis(models.shape, options, name=name)
+    pieces = analysis.pieces(map(torch.from_numpy, decoder))
+    for block in cut_short(synthesis.blocks(_Asking(models, options).results(pieces))):
+        yield block.numpy()
 
 
-def _receive(piece: Piece, response: Any, options: EnhanceOptions, ask: Ask, deadline: float) -> Result[None]:
-    for attempt in range(1, _TRIES + 1):
+class _Asking:
+    """One recording's way to the models and back."""
+
+    def __init__(self, models: Models, options: EnhanceOptions) -> None:
+        self._models = models
+        self._options = options
+        self._begun = models.patient
+
+    def results(self, pieces: Iterator[Piece]) -> Iterator[Result[None]]:
+        """Answers in the order of ``pieces``, a few of which are with the models at a time."""
+        pending: deque[tuple[Piece, Any]] = deque()
         try:
-            output = response.result(timeout_s=max(0.001, deadline - time.monotonic()))
-        except TimeoutError as error:
-            raise TimedOutError from error
-        except ray.exceptions.RayActorError as error:
-            # A replica died; the segment gives the same wherever it runs.
-            if attempt == _TRIES:
-                raise ModelsLostError from error
-            logger.warning("a replica was lost, its segment is sent again (%d)", attempt)
-            time.sleep(random.uniform(0.1, 0.3) * attempt)
-            response = _send(piece, options, ask)
-        else:
-            return Result(None, piece, torch.from_numpy(output.copy()), 0.0)
-    raise AssertionError("the last try returns or raises")
+            for piece in pieces:
+                pending.append((piece, self._send(piece)))
+                if len(pending) >= AHEAD:
+                    yield self._receive(*pending[0])
+                    pending.popleft()
+            while pending:
+                yield self._receive(*pending[0])
+                pending.popleft()
+        finally:
+            for _, response in pending:
+                response.cancel()
+
+    def result(self, piece: Piece) -> Result[None]:
+        """The answer to one piece."""
+        return self._receive(piece, self._send(piece))
+
+    def _send(self, piece: Piece) -> Any:
+        return self._models.ask(Work(piece.rows.numpy(), piece.segment.start, self._options))
+
+    def _receive(self, piece: Piece, response: Any) -> Result[None]:
+        lost = 0
+        while True:
+            left = self._models.deadline - time.monotonic()
+            try:
+                output = response.result(timeout_s=max(0.001, left) if math.isfinite(left) else None)
+            except TimeoutError as error:
+                raise TimedOutError from error
+            except BackPressureError:
+                if not self._begun:  # the request can still be refused
+                    raise
+            except ray.exceptions.RayActorError as error:
+                # A replica died; the segment gives the same wherever it runs.
+                lost += 1
+                if lost == _TRIES:
+                    raise ModelsLostError from error
+                logger.warning("a replica was lost, its segment is sent again (%d)", lost)
+            else:
+                self._begun = True
+                return Result(None, piece, torch.from_numpy(output.copy()), 0.0)
+            time.sleep(random.uniform(0.1, 0.3) * (1 + lost))
+            response = self._send(piece)
 
 
 LIVE = EnhanceOptions(segment_seconds=1.0, overlap_seconds=0.1, context_seconds=0.1)
@@ -205,19 +247,18 @@ LIVE = EnhanceOptions(segment_seconds=1.0, overlap_seconds=0.1, context_seconds=
 class Live:
     """One stream of sound, denoised while it arrives; what comes out is a segment and a margin behind."""
 
-    def __init__(self, sample_rate: int, shape: Enhancer, ask: Ask, limits: Limits) -> None:
+    def __init__(self, sample_rate: int, models: Models, limits: Limits) -> None:
         """Begin a stream.
 
         Args:
             sample_rate: of what arrives, one channel, in Hz.
-            shape: frames of the models; not run.
-            ask: hands a segment to them.
+            models: that denoise it.
             limits: of which the time for one answer counts.
         """
-        self._ask = ask
+        self._models = models
         self._timeout = limits.timeout_seconds
-        self._analysis = Analysis(shape, sample_rate, 1, LIVE, name="the stream", live=True)
-        self._synthesis = Synthesis(shape, LIVE, name="the stream")
+        self._analysis = Analysis(models.shape, sample_rate, 1, LIVE, name="the stream", live=True)
+        self._synthesis = Synthesis(models.shape, LIVE, name="the stream")
 
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take samples (time,), full scale at 1; what is ready, (time,) each, at 44.1 kHz.
@@ -236,7 +277,7 @@ class Live:
     def _answers(self, pieces: Iterator[Piece]) -> list[NDArray[np.float32]]:
         found = []
         for piece in pieces:
-            deadline = time.monotonic() + self._timeout
-            result = _receive(piece, _send(piece, LIVE, self._ask), LIVE, self._ask, deadline)
+            models = dataclasses.replace(self._models, deadline=time.monotonic() + self._timeout)
+            result = _Asking(models, LIVE).result(piece)
             found += [block[0].numpy() for block in self._synthesis.add(result.piece, result.output)]
         return found

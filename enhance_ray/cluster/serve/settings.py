@@ -83,6 +83,45 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JobsConfig:
+    """Jobs of the endpoint: recordings that it reads from a storage, and answers that it writes there.
+
+    Raises:
+        ConfigError: a value is out of its range, or only one of ``folder`` and ``prefixes`` is given.
+    """
+
+    folder: str = ""
+    """URI under which jobs are kept, so that none is lost with a process; none refuses all jobs."""
+    prefixes: tuple[str, ...] = ()
+    """URIs below which jobs may read and write, such as s3://bucket/shows/."""
+    at_once: int = 4
+    """Recordings that are worked on at the same time."""
+    recordings: int = 100
+    """Most in one job; more are for jobs/enhance_bulk.py."""
+    waiting: int = 1000
+    """Most recordings that wait, in all jobs."""
+    cpus: float = 0.5
+
+    def __post_init__(self) -> None:
+        for prefix in self.prefixes:
+            scheme = prefix.partition("://")[0]
+            if scheme not in OBJECT_STORES or not prefix.endswith("/"):
+                known = ", ".join(OBJECT_STORES)
+                raise ConfigError(
+                    "prefixes", f"expected SCHEME://BUCKET/.../ with one of {known}, got {prefix}"
+                )
+        if bool(self.folder) != bool(self.prefixes):
+            raise ConfigError("folder, prefixes", "jobs need both")
+        for name in ("at_once", "recordings", "waiting"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
+
+
+OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
+"""Schemes that jobs may name: a web server could send them on to places that they may not see."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
     """An endpoint."""
 
@@ -98,8 +137,7 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     tokens: tuple[str, ...] = ()
     """Bearer tokens, of which a request must have one; none lets everyone in. Better by TOKENS_VARIABLE."""
-    job_prefixes: tuple[str, ...] = ()
-    """URIs below which jobs may read and write, such as s3://bucket/in/; none refuses all jobs."""
+    jobs: JobsConfig = field(default_factory=JobsConfig)
     origins: tuple[str, ...] = ()
     """Web origins that may call from a browser (CORS), besides the page itself."""
 

@@ -1,0 +1,321 @@
+"""Jobs: recordings that no request could wait for. URIs in, URIs out.
+
+    FOLDER/open/ID.json    a job until each of its recordings is done or failed
+    FOLDER/done/ID.json    and from then on, until it is deleted
+
+One replica works on all jobs. It remembers on the storage, so that one that is lost, or replaced by a new
+version, leaves nothing behind: the next one goes on with what is open. An output is complete or absent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+import fsspec
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
+from ray import serve
+
+from enhance_ray import audio
+from enhance_ray.cluster.folder import Folder
+from enhance_ray.cluster.serve import reading, restoring
+from enhance_ray.cluster.serve.refusals import RequestError
+from enhance_ray.cluster.serve.settings import ServeConfig
+from enhance_ray.cluster.serve.stages import Mode, Stages
+from enhance_ray.errors import AudioError, EnhanceRayError
+from enhance_ray.files import target_format
+from enhance_ray.options import MODEL_RATE, EnhanceOptions
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PATIENCE = 300.0
+"""Seconds for which a storage that fails is asked again."""
+_ASKED_AT_ONCE = 16
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Pair(_Strict):
+    """A recording and where its answer goes."""
+
+    input: str = Field(max_length=2000, examples=["s3://shows/raw/episode-1.mp3"])
+    output: str = Field(max_length=2000, examples=["s3://shows/clean/episode-1.mp3"])
+
+
+class Order(_Strict):
+    """What a job is to do."""
+
+    mode: Mode = "denoise"
+    recordings: list[Pair] = Field(min_length=1)
+    options: dict[str, JsonValue] = Field(default_factory=dict, examples=[{"loudness": -16}])
+    """Those of `EnhanceOptions`."""
+    replace: bool = False
+    """Whether outputs may be there already."""
+
+
+class Recording(Pair):
+    """A recording of a job, and how far it is."""
+
+    status: Literal["waiting", "running", "done", "failed"] = "waiting"
+    progress: float = 0.0
+    """From 0 to 1."""
+    seconds: float | None = None
+    """Of audio, once it is known."""
+    error: str | None = None
+    reason: str | None = None
+
+
+class Job(BaseModel):
+    """A job, and how far it is."""
+
+    id: str
+    created: datetime
+    mode: Mode
+    options: dict[str, JsonValue]
+    recordings: list[Recording]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def status(self) -> Literal["waiting", "running", "done", "failed"]:
+        """Of the whole: failed is what ended with a recording that failed."""
+        counts = Counter(recording.status for recording in self.recordings)
+        if counts["done"] + counts["failed"] == len(self.recordings):
+            return "failed" if counts["failed"] else "done"
+        return "waiting" if counts["waiting"] == len(self.recordings) else "running"
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def progress(self) -> float:
+        """From 0 to 1."""
+        return sum(recording.progress for recording in self.recordings) / len(self.recordings)
+
+
+def check_uri(uri: str, prefixes: tuple[str, ...]) -> str:
+    """``uri``, if it lies below one of ``prefixes``.
+
+    Raises:
+        RequestError: it does not, or is written in a way that might lead elsewhere.
+    """
+    below = next((uri.removeprefix(prefix) for prefix in prefixes if uri.startswith(prefix)), None)
+    if below is None:
+        raise RequestError(422, "uri_refused", "a URI is not below one of those that jobs may use here")
+    strange = "::" in uri or re.search(r"[\x00-\x1f\x7f\\*?]", uri)
+    if strange or any(part in ("", ".", "..") for part in below.split("/")):
+        raise RequestError(422, "uri_refused", "a URI has to name one object, plainly")
+    return uri
+
+
+class _Cancelled(Exception):  # noqa: N818 - ends a recording, is no error
+    """The job was deleted."""
+
+
+class _Running:
+    """An open job in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.cancelled = threading.Event()
+        self.writing = threading.Lock()
+
+
+@serve.deployment
+class JobsDeployment:
+    """Keeps jobs, and works on them."""
+
+    def __init__(self, settings: ServeConfig, denoiser: Any, enhancer: Any | None) -> None:
+        self._settings = settings
+        self._stages = Stages(denoiser, enhancer)
+        self._folder = Folder(settings.jobs.folder)
+        self._lock = threading.Lock()
+        self._running: dict[str, _Running] = {}
+        self._workers = ThreadPoolExecutor(settings.jobs.at_once, thread_name_prefix="job")
+        self._askers = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="storage")
+        for name in self._folder.names("open"):
+            self._begin(Job.model_validate_json(self._folder.read(f"open/{name}")))
+
+    async def submit(self, order: Order) -> Job:
+        """Take a job.
+
+        Raises:
+            RequestError: a URI or an option is not allowed, there are too many recordings, or an output is
+                there already.
+        """
+        return await self._aside(self._submit, order)
+
+    async def look(self, name: str) -> Job:
+        """How far a job is.
+
+        Raises:
+            RequestError: it is not known.
+        """
+        return await self._aside(self._look, name)
+
+    async def delete(self, name: str) -> None:
+        """Stop a job if it is open, and forget it; outputs that are complete stay.
+
+        Raises:
+            RequestError: it is not known.
+        """
+        await self._aside(self._delete, name)
+
+    async def _aside(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._askers, function, *arguments)
+
+    def _submit(self, order: Order) -> Job:
+        limits = self._settings.jobs
+        if len(order.recordings) > limits.recordings:
+            raise RequestError(413, "too_many", f"a job may have {limits.recordings} recordings")
+        reading.options_from(order.options, order.mode, self._settings)
+        self._stages.models(order.mode)
+        outputs = []
+        for pair in order.recordings:
+            check_uri(pair.input, limits.prefixes)
+            outputs.append(check_uri(pair.output, limits.prefixes))
+        if len(set(outputs) - {pair.input for pair in order.recordings}) < len(outputs):
+            raise RequestError(409, "output_clash", "an output is named twice, or is an input too")
+        with self._lock:
+            others = [r for running in self._running.values() for r in running.job.recordings]
+        if sum(r.status == "waiting" for r in others) + len(outputs) > limits.waiting:
+            raise RequestError(503, "busy", "too many recordings wait; try again later")
+        if not {r.output for r in others}.isdisjoint(outputs):
+            raise RequestError(409, "output_clash", "another job is about to write one of the outputs")
+        if not order.replace and any(_exists_each(outputs)):
+            raise RequestError(409, "output_exists", "an output is there already; 'replace' replaces it")
+        recordings = [Recording(input=pair.input, output=pair.output) for pair in order.recordings]
+        job = Job(
+            id=secrets.token_urlsafe(12),
+            created=datetime.now(UTC),
+            mode=order.mode,
+            options=order.options,
+            recordings=recordings,
+        )
+        self._folder.write(f"open/{_file(job.id)}", job.model_dump_json().encode())
+        self._begin(job)
+        return job
+
+    def _look(self, name: str) -> Job:
+        with self._lock:
+            if name in self._running:
+                return self._running[name].job
+        with _known():
+            return Job.model_validate_json(self._folder.read(f"done/{_file(name)}"))
+
+    def _delete(self, name: str) -> None:
+        with self._lock:
+            running = self._running.pop(name, None)
+        if running is not None:
+            running.cancelled.set()
+            with running.writing:
+                self._folder.remove(f"open/{_file(name)}")
+            return
+        if not self._folder.exists(f"done/{_file(name)}"):
+            raise RequestError(404, "not_found", "there is no such job")
+        self._folder.remove(f"done/{_file(name)}")
+
+    def _begin(self, job: Job) -> None:
+        running = _Running(job)
+        with self._lock:
+            self._running[job.id] = running
+        for recording in job.recordings:
+            if recording.status in ("waiting", "running"):
+                recording.status, recording.progress = "waiting", 0.0
+                self._workers.submit(self._work, running, recording)
+        if job.status in ("done", "failed"):  # a replica was lost before it could say so
+            self._note(running)
+
+    def _work(self, running: _Running, recording: Recording) -> None:
+        """One recording, in a thread of its own."""
+        try:
+            if running.cancelled.is_set():
+                return
+            recording.status = "running"
+            self._restore(running, recording)
+            recording.status = "done"
+        except _Cancelled:
+            return
+        except AudioError as error:
+            recording.status, recording.error, recording.reason = "failed", error.code, error.reason
+        except EnhanceRayError as error:
+            recording.status, recording.error = "failed", str(getattr(error, "code", "unknown"))
+            recording.reason = str(getattr(error, "reason", error))
+        except Exception:
+            logger.exception("a recording of job %s failed", running.job.id)
+            recording.status, recording.error, recording.reason = "failed", "internal", "it has been logged"
+        recording.progress = 1.0
+        self._note(running)
+
+    def _restore(self, running: _Running, recording: Recording) -> None:
+        job, patience = running.job, audio.Patience(_PATIENCE, running.cancelled)
+        options: EnhanceOptions = reading.options_from(job.options, job.mode, self._settings)
+        models = self._stages.models(job.mode, patient=True)
+        with audio.decode(recording.input, patience=patience) as decoder:
+            info = decoder.info
+            recording.seconds = info.seconds
+            with audio.encode(
+                recording.output,
+                sample_rate=MODEL_RATE,
+                channels=restoring.answer_channels(info, options),
+                target=target_format(info, recording.output, options.format),
+                tags=info.tags,
+                force=True,  # what was there had been looked for when the job was taken
+                patience=patience,
+            ) as encoder:
+                seconds = 0.0
+                for block in restoring.restored(decoder, options, models, name=recording.input):
+                    if running.cancelled.is_set():
+                        raise _Cancelled
+                    encoder.write(block)
+                    seconds += block.shape[1] / MODEL_RATE
+                    recording.progress = min(0.999, seconds / info.seconds) if info.seconds else 0.0
+        recording.seconds = seconds
+
+    def _note(self, running: _Running) -> None:
+        """Write down how far a job is; move it to the others if that is its end."""
+        job = running.job
+        with running.writing:
+            if running.cancelled.is_set():
+                return
+            content = job.model_dump_json().encode()
+            if job.status not in ("done", "failed"):
+                self._folder.write(f"open/{_file(job.id)}", content)
+                return
+            self._folder.write(f"done/{_file(job.id)}", content)
+            self._folder.remove(f"open/{_file(job.id)}")
+            with self._lock:
+                self._running.pop(job.id, None)
+
+
+def _file(name: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
+        raise RequestError(404, "not_found", "there is no such job")
+    return f"{name}.json"
+
+
+@contextmanager
+def _known() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RequestError(404, "not_found", "there is no such job") from error
+
+
+def _exists_each(uris: list[str]) -> list[bool]:
+    def exists(uri: str) -> bool:
+        filesystem, path = fsspec.url_to_fs(uri)
+        return bool(audio.Patience(_PATIENCE)(lambda: filesystem.exists(path)))
+
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return list(pool.map(exists, uris))

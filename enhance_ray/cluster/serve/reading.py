@@ -1,0 +1,157 @@
+"""What a request says, checked: its token, its options, its recording, the format that it wants back."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hmac
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fastapi import Request
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from enhance_ray import config
+from enhance_ray.cluster.serve.refusals import RequestError
+from enhance_ray.cluster.serve.settings import TOKENS_VARIABLE, ServeConfig
+from enhance_ray.errors import ConfigError
+from enhance_ray.options import EnhanceOptions
+
+MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg"}
+"""By `EnhanceOptions.format`."""
+_OTHER_TYPES = {"audio/x-wav": "wav", "audio/wave": "wav", "audio/x-flac": "flac", "audio/opus": "opus"}
+_COPIED_BYTES = 2**20
+
+
+def check_token(settings: ServeConfig, headers: Mapping[str, str]) -> str | None:
+    """The token of a request; None where none is needed.
+
+    Raises:
+        RequestError: it has none, or one that is unknown.
+    """
+    tokens = [*settings.tokens, *filter(None, os.environ.get(TOKENS_VARIABLE, "").split(","))]
+    if not tokens:
+        return None
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    matches = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
+    if scheme.lower() != "bearer" or not any(matches):
+        raise RequestError(401, "unauthorized", "send a token: Authorization: Bearer TOKEN")
+    return given
+
+
+def options_of(given: Mapping[str, str], mode: str, settings: ServeConfig) -> EnhanceOptions:
+    """Options of a request, named as in `EnhanceOptions`.
+
+    Raises:
+        RequestError: one is unknown, of the wrong type, or out of its range.
+    """
+    tree = {}
+    for name, text in given.items():
+        try:
+            tree[name] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-45 looks like a date
+            raise RequestError(400, "config_invalid", f"{name}: expected a plain value") from error
+    return options_from(tree, mode, settings)
+
+
+def options_from(given: Mapping[str, Any], mode: str, settings: ServeConfig) -> EnhanceOptions:
+    """The same, from values that have their types.
+
+    Raises:
+        RequestError: one is unknown, of the wrong type, or out of its range.
+    """
+    names = {field.name: field.metadata["alias"] for field in dataclasses.fields(EnhanceOptions)}
+    aliases = {alias: name for name, alias in names.items() if alias}
+    tree = {aliases.get(name, name): value for name, value in given.items()}
+    if "mode" in tree:
+        raise RequestError(400, "config_invalid", "mode: it is not one of the options here")
+    try:
+        options = config.from_tree(EnhanceOptions, {**tree, "mode": mode}, where="options")
+    except ConfigError as error:
+        raise RequestError(400, error.code, str(error)) from error
+    if options.nfe is not None and options.nfe > settings.limits.nfe:
+        raise RequestError(400, "config_invalid", f"nfe: at most {settings.limits.nfe} here")
+    return options
+
+
+async def read_body(request: Request, path: str, settings: ServeConfig) -> dict[str, str]:
+    """Write the recording in a request's body to the file at ``path``; what else is in the body, if a form.
+
+    Raises:
+        RequestError: there is no recording, or more than one; it is larger than allowed, or comes too slowly.
+    """
+    content = _limited(request, settings)
+    is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    try:
+        async with asyncio.timeout(settings.limits.timeout_seconds):
+            if is_form:
+                return await _read_form(request, content, path)
+            await _spool(content, path)
+            return {}
+    except TimeoutError as error:
+        raise RequestError(408, "too_slow", "the body did not come in time") from error
+
+
+async def _limited(request: Request, settings: ServeConfig) -> AsyncIterator[bytes]:
+    """The body, as long as it is not too large; refused before it comes where it says its length."""
+    most = settings.limits.body_megabytes
+    told = request.headers.get("content-length", "")
+    size = int(told) if told.isdecimal() else 0
+    refusal = RequestError(413, "too_large", f"the body may have {most:g} MB")
+    if size > most * 1e6:
+        raise refusal
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most * 1e6:
+            raise refusal
+        yield chunk
+
+
+async def _spool(content: AsyncIterator[bytes], path: str) -> None:
+    size = 0
+    with Path(path).open("wb") as file:
+        async for chunk in content:
+            size += len(chunk)
+            await asyncio.to_thread(file.write, chunk)
+    if not size:
+        raise RequestError(400, "empty", "the body is empty: send a recording")
+
+
+async def _read_form(request: Request, content: AsyncIterator[bytes], path: str) -> dict[str, str]:
+    parser = MultiPartParser(request.headers, content, max_files=1, max_fields=50)  # type: ignore[arg-type]
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+        raise RequestError(400, "form_invalid", "the form cannot be read") from error
+    try:
+        files = [value for value in form.values() if not isinstance(value, str)]
+        if len(files) != 1:
+            raise RequestError(400, "form_invalid", "expected one file in the form")
+        with Path(path).open("wb") as file:
+            while chunk := await files[0].read(_COPIED_BYTES):
+                await asyncio.to_thread(file.write, chunk)
+        return {name: value for name, value in form.items() if isinstance(value, str)}
+    finally:
+        await form.close()
+
+
+def wanted_format(given: Mapping[str, str], accept: str) -> str:
+    """What the ``format`` of a request or its Accept header asks for.
+
+    Raises:
+        RequestError: none of what is accepted can be given.
+    """
+    if "format" in given:
+        return given["format"]
+    accepted = [part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
+    by_type = {kind: name for name, kind in MEDIA_TYPES.items()} | _OTHER_TYPES
+    for kind in accepted:
+        if kind in by_type:
+            return by_type[kind]
+    if not accepted or any(kind in ("*/*", "audio/*", "application/octet-stream") for kind in accepted):
+        return "keep"
+    raise RequestError(415, "format_unknown", f"expected one of {', '.join(by_type)} in Accept")

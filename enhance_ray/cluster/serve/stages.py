@@ -1,0 +1,65 @@
+"""The two models behind their handles, as a thread that restores a recording sees them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any, Literal
+
+from torch import nn
+
+from enhance_ray.cluster.serve.models import Work
+from enhance_ray.cluster.serve.refusals import RequestError
+from enhance_ray.cluster.serve.restoring import Models
+from enhance_ray.pipeline import Enhancer
+
+Mode = Literal["denoise", "enhance"]
+
+
+class Stages:
+    """What is served. Its methods wait, and are for threads, not for an event loop."""
+
+    def __init__(self, denoiser: Any, enhancer: Any | None) -> None:
+        self._handles = (
+            {"denoise": denoiser} if enhancer is None else {"denoise": denoiser, "enhance": enhancer}
+        )
+        self._lock = threading.Lock()
+        self._facts: dict[str, dict[str, Any]] = {}
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What the models are, by mode; asked of them once."""
+        with self._lock:
+            if not self._facts:
+                self._facts = {mode: handle.facts.remote().result() for mode, handle in self._handles.items()}
+            return self._facts
+
+    def models(self, mode: Mode, deadline: float = math.inf, *, patient: bool = False) -> Models:
+        """The way to the models for one recording.
+
+        Args:
+            mode: what is to be done with it.
+            deadline: in time.monotonic's seconds.
+            patient: wait where they have too much to do.
+
+        Raises:
+            RequestError: there is no enhancer here.
+        """
+        facts = self.facts()
+        if mode not in facts:
+            raise RequestError(409, "not_served", "this endpoint has a denoiser alone")
+        shape = Enhancer(
+            nn.Identity(),
+            hop=facts["denoise"]["hop"],
+            shortest=facts["denoise"]["shortest"],
+            device="cpu",
+            precision="fp32",
+        )
+        ask = self._handles["denoise"].denoise.remote if mode == "denoise" else self._chained
+        return Models(shape, ask, deadline, patient)
+
+    def _chained(self, work: Work) -> Any:
+        enhancer = self._handles["enhance"]
+        if not work.options.denoise_strength:
+            return enhancer.enhance.remote(work)
+        # A promise: the rows go from the denoiser to the enhancer, and not through here.
+        return enhancer.enhance.remote(self._handles["denoise"].forward.remote(work))
