@@ -164,7 +164,8 @@ class Load:
         times = np.array([spent for _, spent in self.latencies])
         tally = {status: self.statuses.count(status) for status in sorted(set(self.statuses))}
         print(
-            f"\n{self.elapsed:.0f} s: answers {tally}, {self.audio_seconds / self.elapsed:.2f} s of audio a second,"
+            f"\n{self.elapsed:.0f} s: answers {tally},"
+            f" {self.audio_seconds / self.elapsed:.2f} s of audio a second,"
             f" p50 {np.percentile(times, 50):.1f} s, p99 {np.percentile(times, 99):.1f} s"
         )
         for mode in ("denoise", "enhance"):
@@ -256,7 +257,8 @@ def test_ten_minutes_are_answered_while_they_are_computed(serving):
     done.set()
     watcher.join()
     print(
-        f"\n{len(body) / 1e6:.0f} MB, 600 s, 2 channels: first bytes after {first:.1f} s, all after {total:.1f} s,"
+        f"\n{len(body) / 1e6:.0f} MB, 600 s, 2 channels: first bytes after {first:.1f} s,"
+        f" all after {total:.1f} s,"
         f" ingress {idle / 1e6:.0f} MB idle, {most / 1e6:.0f} MB at most"
     )
 

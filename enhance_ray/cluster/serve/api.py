@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import tempfile
 import threading
@@ -96,12 +97,28 @@ class Gate:
                     del self._clients[client]
 
 
+def give_memory_back() -> None:
+    """Have freed buffers leave this process.
+
+    glibc keeps an arena of freed memory for each thread, and learns to take ever larger buffers from it; with
+    a thread for each request and buffers of megabytes that is memory which grows for hours.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**20)
+        mallopt(_M_ARENA_MAX, 2)
+
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+
+
 class Ingress:
     """Takes requests: decodes, cuts, asks the models, joins, encodes."""
 
     def __init__(
         self, settings: ServeConfig, denoiser: Any, enhancer: Any | None, jobs: Any | None = None
     ) -> None:
+        give_memory_back()
         self.settings = settings
         self._jobs = jobs
         self._stages = Stages(denoiser, enhancer)
