@@ -227,8 +227,10 @@ class _Asking:
             except BackPressureError:
                 if not self._begun:  # the request can still be refused
                     raise
-            except ray.exceptions.RayActorError as error:
-                # A replica died; the segment gives the same wherever it runs.
+            except ray.exceptions.RayError as error:
+                if not _is_lost_replica(error):
+                    raise
+                # The segment gives the same wherever it runs.
                 lost += 1
                 if lost == _TRIES:
                     raise ModelsLostError from error
@@ -238,6 +240,12 @@ class _Asking:
                 return Result(None, piece, torch.from_numpy(output.copy()), 0.0)
             time.sleep(random.uniform(0.1, 0.3) * (1 + lost))
             response = self._send(piece)
+
+
+def _is_lost_replica(error: ray.exceptions.RayError) -> bool:
+    """Whether the enhancer's replica died, or the denoiser's, on whose answer the enhancer's had to wait."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return isinstance(cause, ray.exceptions.RayActorError)
 
 
 LIVE = EnhanceOptions(segment_seconds=1.0, overlap_seconds=0.1, context_seconds=0.1)
