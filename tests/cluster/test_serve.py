@@ -2,11 +2,15 @@
 
 import io
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -185,6 +189,62 @@ def test_one_client_cannot_take_all_places(url):
     assert {status for status, _ in statuses} <= {200, 429, 503}
     assert all(after for status, after in statuses if status != 200)
     assert sum(status == 200 for status, _ in statuses) >= 6
+
+
+@pytest.mark.drill
+def test_five_hundred_damaged_uploads(url):
+    good = [
+        SAMPLE.read_bytes(),
+        wave(2, channels=2),
+        audio_file("mp3"),
+        audio_file("opus"),
+        audio_file("m4a"),
+    ]
+    tally = Counter()
+    draw = random.Random(0)
+    with httpx.Client(base_url=url, timeout=60) as http:
+        for number in range(500):
+            content = bytearray(good[number % len(good)])
+            for _ in range(draw.choice([1, 4, 64])):  # bytes that are others
+                content[draw.randrange(len(content) // draw.choice([1, 1, 50]))] = draw.randrange(256)
+            if draw.random() < 0.5:
+                del content[draw.randrange(len(content)) :]
+            answer = http.post(
+                f"/v1/{draw.choice(['denoise', 'denoise', 'enhance'])}", content=bytes(content)
+            )
+            tally[answer.status_code] += 1
+            if answer.status_code != 200:
+                assert set(answer.json()) == {"error", "reason"}
+                assert not re.search(r"/tmp|\.py|Traceback|0x[0-9a-f]{6}", answer.text), answer.text
+    print(f"\nanswers {dict(tally)}")
+    assert set(tally) <= {200, 400, 413, 422}
+    assert tally[422] > 100
+
+
+def audio_file(kind):
+    waveform, rate = soundfile.read(SAMPLE, dtype="float32")
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/recording.{kind}"
+        info = audio.probe(str(SAMPLE))
+        target = audio.output_format(info, kind)
+        with audio.encode(path, sample_rate=rate, channels=1, target=target) as encoder:
+            encoder.write(waveform[None])
+        return Path(path).read_bytes()
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(900)
+def test_the_description_holds_for_whatever_is_sent(url):
+    pytest.importorskip("schemathesis")
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+        *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
+        *("--checks", "response_schema_conformance,response_headers_conformance,unsupported_method"),
+        *("--max-examples", "100", "--seed", "1", "--no-color", "--continue-on-failure"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout[-6000:])
+    assert done.returncode == 0
 
 
 def open_requests(url):
