@@ -315,7 +315,9 @@ def _read_tags(file: CallbackFile) -> dict[str, str]:
     """Tags by libav, which knows more kinds of them than libsndfile; none where it cannot read the file."""
     file.seek(0)
     try:
-        with _open_container(file) as container:
+        with _open_container(
+            file, probesize="4096"
+        ) as container:  # it looks for other codecs in a wav's samples
             streams = [stream.metadata for stream in container.streams.audio]  # where Ogg has them
             return _tags(container.metadata, *streams)
     except LIBAV_ERRORS:
@@ -341,10 +343,10 @@ _TECHNICAL_TAGS = frozenset({
 # fmt: on
 
 
-def _open_container(file: CallbackFile) -> Any:
+def _open_container(file: CallbackFile, **options: str) -> Any:
     return av.open(
         file,
-        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
+        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none", **options},
         metadata_errors="replace",
     )
 

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +138,61 @@ def test_the_page_needs_nobody_else(url):
             assert httpx.get(f"{url}/{name}").status_code == 200
     for name in ("wavesurfer", "spectrogram", "record"):
         assert httpx.get(f"{url}/web/vendor/{name}.esm.js").status_code == 200
+
+
+@pytest.fixture
+def chromium():
+    """A headless browser whose microphone hears a tone."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not (path := shutil.which("chromium")):
+        pytest.skip("there is no chromium")
+    microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", *microphone])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_the_page_in_a_browser(url, chromium, tmp_path, width, scheme):
+    page = chromium.new_page(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+    )
+    problems, hosts = [], set()
+    page.on("console", lambda message: message.type == "error" and problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+
+    def finish():
+        page.click("#go")
+        page.wait_for_selector("#status:text-matches('^Done')")
+
+    page.goto(f"{url}/")
+    page.set_input_files("#file", SAMPLE)
+    page.check("input[value=enhance]")
+    finish()
+    page.click("#play")
+    page.wait_for_timeout(600)
+    page.click("#switch")
+    assert page.text_content("#switch") == "Hear: before"
+    page.wait_for_timeout(500)
+    page.screenshot(path=f"{os.environ.get('SCREENSHOTS', tmp_path)}/page-{width}.png", full_page=True)
+    with page.expect_download() as download:
+        page.click("#download")
+    answer = httpx.post(f"{url}/v1/enhance?strength=1&format=wav", content=SAMPLE.read_bytes(), timeout=60)
+    assert Path(download.value.path()).read_bytes() == answer.content
+
+    page.click("#record")
+    page.wait_for_timeout(1500)
+    page.click("#record")
+    page.wait_for_selector("#status:text-matches('^recording')")
+    page.check("input[value=denoise]")
+    finish()
+
+    assert problems == []
+    assert hosts - {""} == {urlsplit(url).netloc}  # blob: and data: have none
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def wave(seconds, channels=1, rate=8000):

@@ -105,7 +105,7 @@ def give_memory_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 2**20)
+        mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
         mallopt(_M_ARENA_MAX, 2)
 
 
@@ -176,7 +176,7 @@ class Ingress:
         headers = {
             "X-Audio-Seconds": f"{upload.seconds:.6f}",
             "X-Channels": str(restoring.answer_channels(upload.info, options)),
-            "X-Model": (await self.facts())[mode]["fingerprint"],
+            "X-Model": self._stages.facts()[mode]["fingerprint"],
             # Of what there is until now: the first segment.
             "X-RTF": f"{waited / min(upload.seconds, options.segment_seconds):.4f}",
         }

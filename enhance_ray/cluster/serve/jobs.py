@@ -33,6 +33,7 @@ from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
 from enhance_ray.errors import AudioError, EnhanceRayError
 from enhance_ray.files import target_format
+from enhance_ray.files.run import cut_short
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 
 logger = logging.getLogger(__name__)
@@ -274,10 +275,11 @@ class JobsDeployment:
                 patience=patience,
             ) as encoder:
                 seconds = 0.0
-                for block in restoring.restored(decoder, options, models, name=recording.input):
+                blocks = restoring.restored(info, decoder, options, models, name=recording.input)
+                for block in cut_short(blocks):
                     if running.cancelled.is_set():
                         raise _Cancelled
-                    encoder.write(block)
+                    encoder.write(block.numpy())
                     seconds += block.shape[1] / MODEL_RATE
                     recording.progress = min(0.999, seconds / info.seconds) if info.seconds else 0.0
         recording.seconds = seconds

@@ -11,7 +11,8 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.serve.exceptions import BackPressureError
+from torch import Tensor
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 AHEAD = 3
 """Segments of one request that are with the models at a time."""
 _TRIES = 6
+_KEPT_SAMPLES = 3_000_000
+"""Of all channels together: a minute of one, about 12 MB."""
 
 Ask = Callable[[Work], Any]
 """Hands a segment to the models; what it returns has `result(timeout_s=)` and `cancel()`."""
@@ -79,6 +83,8 @@ class Upload:
     info: AudioInfo
     frames: int
     """Samples per channel."""
+    blocks: list[NDArray[np.float32]] | None = None
+    """All of them (channel, time), if there are few."""
 
     @property
     def seconds(self) -> float:
@@ -87,7 +93,9 @@ class Upload:
 
 
 def examine(path: str, limits: Limits) -> Upload:
-    """Decode all of an upload, and keep nothing: what is damaged is found before there is an answer.
+    """Decode all of an upload: what is damaged is found before there is an answer.
+
+    A short one is kept; a long one is decoded again while it is answered.
 
     Raises:
         AudioReadError: it cannot be decoded.
@@ -99,10 +107,13 @@ def examine(path: str, limits: Limits) -> Upload:
             raise LimitError(f"it has {info.channels} channels, and {limits.channels} are allowed")
         _check_seconds(info.seconds or 0.0, limits)
         frames = 0
+        blocks: list[NDArray[np.float32]] | None = []
         for block in decoder:
             frames += block.shape[1]
             _check_seconds(frames / info.sample_rate, limits)
-    return Upload(path, info, frames)
+            if blocks is not None:
+                blocks = [*blocks, block] if frames * info.channels <= _KEPT_SAMPLES else None
+    return Upload(path, info, frames, blocks)
 
 
 def _check_seconds(seconds: float, limits: Limits) -> None:
@@ -162,9 +173,9 @@ def restore(
         target=target,
         tags=info.tags,
     )
-    with audio.decode(upload.path) as decoder:
-        for block in restored(decoder, options, models, name="the upload"):
-            if data := encoder.write(block):
+    with audio.decode(upload.path) if upload.blocks is None else nullcontext(upload.blocks) as blocks:
+        for block in restored(info, blocks, options, models, name="the upload"):
+            if data := b"".join(encoder.write(second.numpy()) for second in cut_short([block])):
                 yield data
     yield encoder.finish()
 
@@ -175,14 +186,18 @@ def answer_channels(info: AudioInfo, options: EnhanceOptions) -> int:
 
 
 def restored(
-    decoder: audio.Decoder, options: EnhanceOptions, models: Models, *, name: str
-) -> Iterator[NDArray[np.float32]]:
-    """Blocks (channel, time) of what the models make of a recording, at 44.1 kHz; raises as `restore`."""
-    analysis = Analysis(models.shape, decoder.info.sample_rate, decoder.info.channels, options, name=name)
+    info: AudioInfo,
+    blocks: Iterable[NDArray[np.float32]],
+    options: EnhanceOptions,
+    models: Models,
+    *,
+    name: str,
+) -> Iterator[Tensor]:
+    """What the models make of a recording, in blocks (channel, time) at 44.1 kHz; raises as `restore`."""
+    analysis = Analysis(models.shape, info.sample_rate, info.channels, options, name=name)
     synthesis = Synthesis(models.shape, options, name=name)
-    pieces = analysis.pieces(map(torch.from_numpy, decoder))
-    for block in cut_short(synthesis.blocks(_Asking(models, options).results(pieces))):
-        yield block.numpy()
+    pieces = analysis.pieces(map(torch.from_numpy, blocks))
+    return synthesis.blocks(_Asking(models, options).results(pieces))
 
 
 class _Asking:

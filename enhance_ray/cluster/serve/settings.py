@@ -24,8 +24,8 @@ class StageConfig:
     """Of a replica; a fraction lets several share one."""
     batch_size: int = 8
     """Most segments that run as one batch; they come from any requests."""
-    batch_wait_seconds: float = 0.01
-    """How long a segment waits for others."""
+    batch_wait_seconds: float = 0.0
+    """How long a segment waits for others while the model is idle; while it is not, they gather anyway."""
     target_ongoing: float = 8.0
     """Segments per replica that the load is brought to by adding replicas."""
     upscale_seconds: float = 10.0

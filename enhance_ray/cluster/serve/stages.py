@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from typing import Any, Literal
@@ -44,18 +45,17 @@ class Stages:
         Raises:
             RequestError: there is no enhancer here.
         """
-        facts = self.facts()
-        if mode not in facts:
+        if mode not in self.facts():
             raise RequestError(409, "not_served", "this endpoint has a denoiser alone")
-        shape = Enhancer(
-            nn.Identity(),
-            hop=facts["denoise"]["hop"],
-            shortest=facts["denoise"]["shortest"],
-            device="cpu",
-            precision="fp32",
-        )
         ask = self._handles["denoise"].denoise.remote if mode == "denoise" else self._chained
-        return Models(shape, ask, deadline, patient)
+        return Models(self._shape(), ask, deadline, patient)
+
+    @functools.cache  # noqa: B019 - one for as long as the process lives
+    def _shape(self) -> Enhancer:
+        facts = self.facts()["denoise"]
+        return Enhancer(
+            nn.Identity(), hop=facts["hop"], shortest=facts["shortest"], device="cpu", precision="fp32"
+        )
 
     def _chained(self, work: Work) -> Any:
         enhancer = self._handles["enhance"]
