@@ -17,8 +17,9 @@ import soundfile
 import torch
 from s3_server import free_port
 
-from enhance_ray import audio
-from enhance_ray.cluster.serve import build
+from enhance_ray import audio, config
+from enhance_ray.cluster.serve import application
+from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.pipeline import Enhancer
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
@@ -44,7 +45,8 @@ def serving(ray_cluster):
     serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 600})
 
     def run(args, **more):
-        serve.run(build(args, **more), name="enhance", route_prefix="/")
+        settings = config.from_tree(ServeConfig, args, where="args")
+        serve.run(application(settings, **more), name="enhance", route_prefix="/")
         return f"http://127.0.0.1:{port}"
 
     yield run

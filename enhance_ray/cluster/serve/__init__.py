@@ -32,18 +32,26 @@ class IngressDeployment(Ingress):
         return create_api(self)
 
 
-def build(args: Mapping[str, Any], load: Load = load_model) -> serve.Application:
-    """The application with these settings.
-
-    Args:
-        args: of `ServeConfig`.
-        load: reads a model in the process that runs it.
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """The application with these settings, those of `ServeConfig`: what `serve.yaml` names.
 
     Raises:
         ConfigError: a setting is unknown or wrong.
         CheckpointError: there is no such model.
     """
-    settings = config.from_tree(ServeConfig, args, where="args")
+    return application(config.from_tree(ServeConfig, args, where="args"))
+
+
+def application(settings: ServeConfig, load: Load = load_model) -> serve.Application:
+    """The deployments and how they are chained.
+
+    Args:
+        settings: of the endpoint.
+        load: reads a model in the process that runs it.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
     # Decorated classes, which their types do not say.
     ingress: Any = IngressDeployment
     first: Any = DenoiserDeployment
@@ -57,13 +65,13 @@ def build(args: Mapping[str, Any], load: Load = load_model) -> serve.Application
         jobs = keeper.options(ray_actor_options={"num_cpus": settings.jobs.cpus}).bind(
             settings, denoiser, enhancer
         )
-    application: serve.Application = ingress.options(
+    chained: serve.Application = ingress.options(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=2 * settings.limits.requests,
         ray_actor_options={"num_cpus": settings.ingress_cpus},
         graceful_shutdown_timeout_s=settings.limits.timeout_seconds,
     ).bind(settings, denoiser, enhancer, jobs)
-    return application
+    return chained
 
 
 def _stage(stage: StageConfig, settings: ServeConfig) -> dict[str, Any]:
@@ -92,6 +100,6 @@ def _stage(stage: StageConfig, settings: ServeConfig) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "app":  # built when it is asked for
-        return build({})
+    if name == "app":  # built when it is asked for; for one machine, perhaps with no more than two cores
+        return build({"ingress_cpus": 0})
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,147 @@
+"""Files that start clusters: each is what its reader expects, checked offline by that reader's own rules."""
+
+import copy
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.serve.schema import ServeDeploySchema
+
+from enhance_ray import __version__, config
+from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.serve.settings import ServeConfig
+from enhance_ray.cluster.train import ClusterTrainConfig
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = [ROOT / "cluster.yaml", ROOT / "configs" / "cluster-local.yaml"]
+KUBERAY = sorted((ROOT / "configs" / "kuberay").glob("*.yaml"))
+DASHBOARDS = sorted((ROOT / "configs" / "grafana").glob("*.json"))
+
+
+def load(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def by_name(path):
+    return path.name
+
+
+@pytest.mark.parametrize("path", LAUNCHER, ids=by_name)
+def test_the_launcher_takes_the_file(path):
+    validate_config(prepare_config(load(path)))
+    wrong = load(path) | {"idle_timeout_minute": 3}
+    with pytest.raises(Exception, match="idle_timeout_minute"):
+        validate_config(prepare_config(wrong))
+
+
+@pytest.mark.parametrize("path", LAUNCHER, ids=by_name)
+def test_every_node_has_the_token_and_the_package(path):
+    tree = load(path)
+    assert tree["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert tree["file_mounts"]["~/enhance_ray"] == "."
+    assert any("RAY_AUTH_MODE=token" in command for command in tree["setup_commands"])
+    assert any("-c constraints.txt" in command for command in tree["setup_commands"])
+
+
+def test_aws_asks_for_spot_workers_of_several_kinds_and_an_idle_head():
+    kinds = load(ROOT / "cluster.yaml")["available_node_types"]
+    head = kinds.pop("head")
+    assert head["resources"]["CPU"] == 0
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert len({kind["node_config"]["InstanceType"] for kind in kinds.values()}) == len(kinds) >= 3
+    assert sum("GPU" in kind["resources"] for kind in kinds.values()) >= 2
+    for kind in kinds.values():
+        node = kind["node_config"]
+        assert node["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert node["IamInstanceProfile"] == head["node_config"]["IamInstanceProfile"]
+        assert "KeyName" not in node
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=by_name)
+def test_kuberay_takes_the_file(path):
+    validate = pytest.importorskip("kubernetes_validate").validate
+    tree = load(path)
+    schema = json.loads((Path(__file__).parent / "kuberay_schema.json").read_text())
+    jsonschema.validate(tree, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tree | {"spec": tree["spec"] | {"entrypiont": "x"}}, schema)
+
+    for template in templates(tree):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]}
+        validate(pod, "1.30", strict=True)
+        for container in template["spec"]["containers"]:
+            assert container["image"].endswith(f"enhance-ray:{__version__}")
+            assert not any("SECRET" in each["name"] for each in container.get("env", []))
+        wrong = copy.deepcopy(pod)
+        wrong["spec"]["containers"][0]["imagee"] = "x"
+        with pytest.raises(Exception, match="imagee"):
+            validate(wrong, "1.30", strict=True)
+
+
+def cluster_of(tree):
+    return tree["spec"].get("rayClusterSpec") or tree["spec"]["rayClusterConfig"]
+
+
+def templates(tree):
+    cluster = cluster_of(tree)
+    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=by_name)
+def test_kubernetes_scales_gpu_groups_and_leaves_the_head_alone(path):
+    cluster = cluster_of(load(path))
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    groups = cluster["workerGroupSpecs"]
+    assert all(group["minReplicas"] < group["maxReplicas"] for group in groups)
+    limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups]
+    assert any("nvidia.com/gpu" in limit for limit in limits)
+
+
+def test_what_kubernetes_runs_is_what_the_jobs_take():
+    for name, settings in (("bulk", BulkConfig), ("train", ClusterTrainConfig)):
+        words = load(ROOT / "configs" / "kuberay" / f"rayjob-{name}.yaml")["spec"]["entrypoint"].split()
+        assert words[0] == "python"
+        assert (ROOT / words[1]).is_file()
+        overrides = [following for word, following in itertools.pairwise(words) if word == "--set"]
+        config.load(settings, ROOT / words[2], overrides)
+    tree = yaml.safe_load(load(ROOT / "configs" / "kuberay" / "rayservice.yaml")["spec"]["serveConfigV2"])
+    for deployed in (tree, load(ROOT / "configs" / "serve.yaml")):
+        ServeDeploySchema.model_validate(deployed)
+        for application in deployed["applications"]:
+            config.from_tree(ServeConfig, application["args"], where="args")
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=by_name)
+def test_dashboards_ask_for_metrics_that_there_are(path):
+    code = "".join(file.read_text() for file in (ROOT / "enhance_ray" / "cluster").rglob("*.py"))
+    ray_dashboards = (
+        Path(sys.modules["ray"].__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
+    )
+    known = "".join(file.read_text() for file in ray_dashboards.glob("*_panels.py"))
+    board = json.loads(path.read_text())
+    assert len(board["panels"]) >= 10
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            for name in re.findall(r"\bray_\w+", target["expr"]):
+                own = re.fullmatch(r"ray_(enhance_ray_\w+?)(_total)?", name)
+                assert (f'"{own[1]}"' in code) if own else (name in known), name
+
+
+def test_the_image_is_linted():
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    if linter is None:
+        pytest.skip("there is no hadolint")
+    done = subprocess.run([linter, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    assert done.returncode == 0
+    assert re.search(r"^USER 1000$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
