@@ -3,15 +3,19 @@
 import copy
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.commands import _bootstrap_config
+from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
@@ -145,3 +149,81 @@ def test_the_image_is_linted():
     assert done.stdout == ""
     assert done.returncode == 0
     assert re.search(r"^USER 1000$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    """A mock of EC2 and IAM on loopback, with the instance profile that the file names."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    import boto3
+
+    iam = boto3.client("iam")
+    iam.create_instance_profile(InstanceProfileName="enhance-ray")
+    iam.create_role(RoleName="enhance-ray", AssumeRolePolicyDocument="{}")
+    iam.add_role_to_instance_profile(InstanceProfileName="enhance-ray", RoleName="enhance-ray")
+    yield boto3.client("ec2")
+    server.stop()
+
+
+@pytest.mark.drill
+def test_ray_up_asks_aws_for_what_the_file_says(aws, tmp_path):
+    tree = load(ROOT / "cluster.yaml")
+    image = aws.describe_images()["Images"][0]["ImageId"]
+    for kind in tree["available_node_types"].values():
+        kind["node_config"]["ImageId"] = image
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    ray_program = Path(sys.executable).parent / "ray"
+    environment = os.environ | {"HOME": str(tmp_path)}
+    log = (tmp_path / "log").open("w")
+    up = subprocess.Popen(
+        [ray_program, "up", "-y", "--no-config-cache", file],
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=log,
+    )
+    try:  # it would wait for the head's sshd, of which there is none
+        end = time.monotonic() + 60
+        while not (head := instances(aws)):
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            assert up.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.5)
+    finally:
+        up.kill()
+        up.wait()
+        log.close()
+
+    [head] = head
+    assert head["InstanceType"] == "m6i.xlarge"
+    assert "InstanceLifecycle" not in head
+    assert head["IamInstanceProfile"]["Arn"].endswith("/enhance-ray")
+    assert tags(head) >= {"project": "enhance-ray", "ray-node-type": "head"}.items()
+
+    # What the autoscaler on the head would do when work comes.
+    bootstrapped = _bootstrap_config(prepare_config(tree), no_config_cache=True)
+    provider = _get_node_provider(bootstrapped["provider"], "enhance-ray")
+    for name, kind in bootstrapped["available_node_types"].items():
+        if name != "head":
+            marks = {"ray-node-type": "worker", "ray-user-node-type": name, "ray-node-name": name}
+            provider.create_node(kind["node_config"], marks, 1)
+    workers = [each for each in instances(aws) if each["InstanceId"] != head["InstanceId"]]
+    assert {each["InstanceType"] for each in workers} == {"g6.xlarge", "g5.xlarge", "c6i.4xlarge"}
+    for each in workers:
+        assert each["InstanceLifecycle"] == "spot"
+        assert each["IamInstanceProfile"]["Arn"].endswith("/enhance-ray")
+        assert tags(each) >= {"project": "enhance-ray", "ray-cluster-name": "enhance-ray"}.items()
+
+
+def instances(aws):
+    return [each for group in aws.describe_instances()["Reservations"] for each in group["Instances"]]
+
+
+def tags(instance):
+    return {tag["Key"]: tag["Value"] for tag in instance["Tags"]}.items()
