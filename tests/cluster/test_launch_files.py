@@ -50,7 +50,11 @@ def test_the_launcher_takes_the_file(path):
 def test_every_node_has_the_token_and_the_package(path):
     tree = load(path)
     assert tree["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    assert tree["file_mounts"]["~/enhance_ray"] == "."
+    mounted = [source for source in tree["file_mounts"].values() if not source.startswith("~")]
+    assert {"enhance_ray", "pyproject.toml", "constraints.txt"} < set(mounted)
+    assert all((ROOT / source).exists() for source in mounted)
+    for command in tree["setup_commands"]:
+        subprocess.run(["bash", "-n", "-c", command], check=True)
     assert any("RAY_AUTH_MODE=token" in command for command in tree["setup_commands"])
     assert any("-c constraints.txt" in command for command in tree["setup_commands"])
 
