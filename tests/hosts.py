@@ -72,7 +72,9 @@ class Hosts:
     def __exit__(self, *_):
         for number in list(self._processes):
             self.power_off(number)
-            sh(f"ip netns del {self._name(number)}")
+        for number in range(1, self.count + 1):
+            # The wire first: a namespace goes when the last of its processes does.
+            sh(f"ip link del {self._name(number)}; ip netns del {self._name(number)}; true")
         sh(f"ip link del {BRIDGE}")
 
     def address(self, number):

@@ -135,7 +135,11 @@ def outputs(folder):
         for path in folder.glob("_enhance_ray/*/records/*.parquet")
         for row in pa.parquet.read_table(path).to_pylist()
     ]
-    files = [path for path in folder.rglob("*") if path.is_file() and "_enhance_ray" not in path.parts]
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "_enhance_ray" not in path.parts and not path.name.startswith(".enhance-ray-")
+    ]
     for path in files:
         with audio.decode(str(path)) as decoder:
             for _ in decoder:
