@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -24,7 +25,8 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from enhance_ray import resemble
+from enhance_ray import audio, resemble
+from enhance_ray.audio import is_remote
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk import summary
 from enhance_ray.cluster.bulk.ledger import Ledger, Snapshot
@@ -38,7 +40,10 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _LOG_SECONDS = 30.0
-_LEAVE_SECONDS = 1.0  # `ray job stop` kills three seconds after it asks
+_STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Ray's: seconds from which `ray job stop` asks to when it kills; 3 if nobody says otherwise."""
+_KEPT_BACK_SECONDS = 2.0
+"""Of these, what the driver needs for itself."""
 _USAGE_SECONDS = 20.0
 
 
@@ -124,6 +129,8 @@ def run(
     planned_parts = state.parts()
     parts = [part for part in planned_parts if part not in done]
     status: Status = "complete"
+    if not is_remote(settings.output):
+        audio.remove_leftovers(settings.output)  # of a run whose actors were killed
     if parts:
         logger.info("%d parts of the manifest are finished, %d are left", len(done), len(parts))
         status = _Run(settings, state, load).do(parts)
@@ -238,7 +245,7 @@ class _Run:
                     return
             elif self._interrupted.is_set():
                 logger.warning("interrupted: the same command goes on from here")
-                self._status, leave_at = "interrupted", time.monotonic() + _LEAVE_SECONDS
+                self._status, leave_at = "interrupted", time.monotonic() + _leave_seconds()
                 self._ledger.stop.remote("abort")
             elif self._settings.too_many_failed(now.failed, now.done + now.failed):
                 limit, finished = self._settings.max_failed, now.done + now.failed
@@ -252,6 +259,11 @@ class _Run:
         tree = {"deaths": now.deaths, "actors": actors}
         self._state.folder.write(f"runs/{self._began}.json", json.dumps(tree).encode())
         self._usage_written = time.time()
+
+
+def _leave_seconds() -> float:
+    """For how long actors may put away what they have open when a run is interrupted."""
+    return max(1.0, float(os.environ.get(_STOP_VARIABLE, "3")) - _KEPT_BACK_SECONDS)
 
 
 def _node_is_alive(node: str) -> bool:
