@@ -21,8 +21,10 @@ import fsspec
 import httpx
 import numpy as np
 import pytest
+import ray
 import soundfile
 import torch
+from ray.serve.exceptions import BackPressureError, RayServeException
 from s3_server import free_port
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -30,7 +32,7 @@ from websockets.sync.client import connect
 from enhance_ray import audio
 from enhance_ray.client import Client, EndpointError
 from enhance_ray.cluster.serve import build
-from enhance_ray.cluster.serve.restoring import LIVE
+from enhance_ray.cluster.serve.restoring import LIVE, is_lost_replica
 from enhance_ray.errors import ConfigError
 from enhance_ray.files import enhance_files, plan_jobs
 from enhance_ray.options import EnhanceOptions
@@ -462,3 +464,14 @@ def test_health_and_models(url, client):
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="did you mean 'denoiser'"):
         build({"denoisr": {}})
+
+
+def test_a_death_is_seen_through_what_is_wrapped_around_it():
+    died = ray.exceptions.ActorDiedError()
+    in_task = ray.exceptions.RayTaskError("forward", "", died)
+    by_serve = RayServeException("upstream")
+    by_serve.__context__ = in_task
+    bug = ray.exceptions.RayTaskError("forward", "", ValueError())
+
+    assert all(map(is_lost_replica, (died, in_task, by_serve)))
+    assert not any(map(is_lost_replica, (bug, RayServeException("else"), BackPressureError(1, 1))))

@@ -20,7 +20,7 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from torch import Tensor
 
 from enhance_ray import audio
@@ -242,8 +242,8 @@ class _Asking:
             except BackPressureError:
                 if not self._begun:  # the request can still be refused
                     raise
-            except ray.exceptions.RayError as error:
-                if not _is_lost_replica(error):
+            except (ray.exceptions.RayError, RayServeException) as error:
+                if not is_lost_replica(error):
                     raise
                 # The segment gives the same wherever it runs.
                 lost += 1
@@ -257,10 +257,19 @@ class _Asking:
             response = self._send(piece)
 
 
-def _is_lost_replica(error: ray.exceptions.RayError) -> bool:
-    """Whether the enhancer's replica died, or the denoiser's, on whose answer the enhancer's had to wait."""
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    return isinstance(cause, ray.exceptions.RayActorError)
+def is_lost_replica(error: BaseException | None) -> bool:
+    """Whether a replica died: the enhancer's, or the denoiser's, on whose answer the enhancer's had to wait.
+
+    Of the second, Serve makes an error of its own, with the death as its cause.
+    """
+    while error is not None:
+        if isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+            error = error.cause
+        elif isinstance(error, ray.exceptions.RayActorError):
+            return True
+        else:
+            error = error.__cause__ or error.__context__
+    return False
 
 
 LIVE = EnhanceOptions(segment_seconds=1.0, overlap_seconds=0.1, context_seconds=0.1)
