@@ -114,6 +114,7 @@ def test_two_workers_do_to_1e_4_what_one_process_does(ray_cluster, settings, alo
     assert result.metrics["valid/loss"] == pytest.approx(scores["loss"], abs=1e-4)
 
 
+@pytest.mark.drill
 def test_both_stages_of_the_enhancer_train_on_two_workers_and_restore(ray_cluster, settings, tmp_path):
     stage_1 = in_run(settings, "stage_1", stage="autoencoder")
     first = fit(stage_1)
