@@ -296,8 +296,8 @@ def test_the_description_holds_for_whatever_is_sent(url):
     pytest.importorskip("schemathesis")
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
-        *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
-        *("--checks", "response_schema_conformance,response_headers_conformance,unsupported_method"),
+        "--checks=not_a_server_error,status_code_conformance,content_type_conformance,"
+        "response_schema_conformance,response_headers_conformance,unsupported_method",
         *("--max-examples", "100", "--seed", "1", "--no-color", "--continue-on-failure"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
