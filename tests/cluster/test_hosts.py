@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from hosts import Hosts, require
+from serving import until
 
 from enhance_ray import audio
 
@@ -156,7 +157,7 @@ def outputs(folder):
 def test_a_bulk_job_from_outside_outlives_a_host(cluster, archive, outside, place):
     hosts, _ = cluster
     running = outside.start(bulk(place, "out"))
-    until(lambda: len(outputs(place / "shared" / "out")[0]) >= 3)
+    until(lambda: len(outputs(place / "shared" / "out")[0]) >= 3, 300)
     at_work = [number for number in (2, 3) if hosts.run(number, "pgrep -f [r]ay::MapWorker || true")]
     print(f"actors on hosts {at_work}; host {at_work[-1]} is cut off")
     hosts.cut(at_work[-1])
@@ -170,20 +171,12 @@ def test_a_bulk_job_from_outside_outlives_a_host(cluster, archive, outside, plac
     assert sum(record["status"] == "failed" for record in records) == 2
 
 
-def until(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.5)
-
-
 def test_a_job_that_is_stopped_ends_cleanly_and_goes_on(cluster, archive, outside, place):
     target = place / "shared" / "stopped"
-    submitted = outside(
-        bulk(place, "stopped").replace("submit", "submit --no-wait --submission-id stopme", 1)
-    )
-    assert "stopme" in submitted
-    until(lambda: len(outputs(target)[0]) >= 3)
+    wait = """--runtime-env-json '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}'"""
+    named = f"submit --no-wait --submission-id stopme {wait}"
+    assert "stopme" in outside(bulk(place, "stopped").replace("submit", named, 1))
+    until(lambda: len(outputs(target)[0]) >= 3, 300)
     outside("ray job stop --address http://127.0.0.1:8265 stopme")
     files, _ = outputs(target)
     assert 3 <= len(files) < 38

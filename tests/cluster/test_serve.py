@@ -26,6 +26,7 @@ import soundfile
 import torch
 from ray.serve.exceptions import BackPressureError, RayServeException
 from s3_server import free_port
+from serving import pids, samples, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -64,11 +65,6 @@ def url(ray_cluster):
 def client(url):
     with Client(url, tries=1) as client:
         yield client
-
-
-def samples(content):
-    with audio.decode("answer", data=content) as decoder:
-        return np.concatenate(list(decoder), axis=1), decoder.info
 
 
 @pytest.mark.parametrize("mode", ["denoise", "enhance"])
@@ -309,14 +305,6 @@ def open_requests(url):
     return float(re.search(r"^enhance_ray_open_requests (\S+)$", httpx.get(f"{url}/metrics").text, re.M)[1])
 
 
-def until(condition, seconds=30):
-    """Wait for ``condition``, and for no longer."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.1)
-
-
 def test_a_client_that_hangs_up_leaves_nothing_behind(url):
     for read_first in (False, True):
         parts = urlsplit(url)
@@ -391,7 +379,7 @@ def test_a_job_goes_from_storage_to_storage(client, shows, tmp_path):
 def test_a_job_outlives_the_process_that_works_on_it(client, shows):
     job = client.submit(**order("long.flac", replace=True))
     until(lambda: client.job(job["id"])["progress"] > 0)
-    os.kill(replica("JobsDeployment"), signal.SIGKILL)
+    os.kill(pids("JobsDeployment")[0], signal.SIGKILL)
 
     assert client.wait(job["id"], poll_seconds=0.5)["status"] == "done"
 
@@ -431,12 +419,6 @@ def test_jobs_that_are_refused(url, shows, wrong, status, code):
     response = httpx.post(f"{url}/v1/jobs", json=order("short.wav") | wrong)
 
     assert (response.status_code, response.json()["error"]) == (status, code)
-
-
-def replica(deployment):
-    """A process of ``deployment``, by what Ray calls it."""
-    command = ["pgrep", "-f", f"ray::ServeReplica.*{deployment}"]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
 
 
 def test_the_readme_s_client_runs_as_written(url, tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import itertools
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import soundfile
 import torch
 from s3_server import free_port
+from serving import pids, samples
 
 from enhance_ray import audio, config
 from enhance_ray.cluster.serve import application
@@ -57,20 +57,9 @@ def recording(seconds, channels=1):
     """A plain wav file with speech in noise."""
     waveform, rate = soundfile.read(SAMPLE, dtype="float32")
     file = io.BytesIO()
-    samples = np.resize(waveform, int(seconds * rate))
-    soundfile.write(file, np.stack([samples] * channels, axis=1), rate, format="WAV")
+    row = np.resize(waveform, int(seconds * rate))
+    soundfile.write(file, np.stack([row] * channels, axis=1), rate, format="WAV")
     return file.getvalue()
-
-
-def decoded(content):
-    with audio.decode("answer", data=content) as decoder:
-        return np.concatenate(list(decoder), axis=1)
-
-
-def pids(deployment):
-    """Processes of a deployment's replicas, by what Ray calls them."""
-    command = ["pgrep", "-f", f"ray::ServeReplica.*{deployment}"]
-    return [int(pid) for pid in subprocess.run(command, capture_output=True, check=False).stdout.split()]
 
 
 def memory():
@@ -106,7 +95,7 @@ class Load:
         self._lock = threading.Lock()
         self._bodies = {length: recording(length) for length in seconds}
         self._kinds = list(itertools.product(seconds, modes))
-        self._expected = {kind: decoded(self._ask(*kind, TOKENS[0]).content) for kind in self._kinds}
+        self._expected = {kind: samples(self._ask(*kind, TOKENS[0]).content)[0] for kind in self._kinds}
         self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(clients)]
 
     def __enter__(self):
@@ -152,7 +141,7 @@ class Load:
                 self.wrong.append((kind, answer.status_code, answer.text[:200]))
 
     def _check(self, kind, content, spent):
-        answer, expected = decoded(content), self._expected[kind]
+        answer, expected = samples(content)[0], self._expected[kind]
         same = answer.shape == expected.shape
         # Segments of several requests share a batch, which rounds otherwise.
         distance = float(np.sqrt(np.mean((answer - expected) ** 2))) if same else float("inf")
