@@ -21,7 +21,15 @@ Solver = Literal["euler", "midpoint", "rk4"]
 """How the flow is integrated; `models.ode` says what each costs."""
 
 
-def _option(default: Any, text: str, *, alias: str | None = None, enhances: bool = False) -> Any:
+def _option(
+    default: Any,
+    text: str,
+    *,
+    alias: str | None = None,
+    enhances: bool = False,
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
     """A field whose help text every user interface shows.
 
     Args:
@@ -29,8 +37,11 @@ def _option(default: Any, text: str, *, alias: str | None = None, enhances: bool
         text: what it does.
         alias: another name that command lines take, that of the original.
         enhances: it concerns the enhancer alone.
+        least: smallest number that it may be.
+        most: largest; where there is one, there is a smallest.
     """
-    return field(default=default, metadata={"help": text, "alias": alias, "enhances": enhances})
+    known = {"help": text, "alias": alias, "enhances": enhances, "least": least, "most": most}
+    return field(default=default, metadata=known)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +63,8 @@ class EnhanceOptions:
         "evaluations of the velocity field for each segment, 1 to 1024; time grows with it;"
         " without one, what the model recommends",
         enhances=True,
+        least=1,
+        most=1024,
     )
     solver: Solver = _option(  # noqa: RUF009 - the same as every other field
         "midpoint", "how the flow is integrated", enhances=True
@@ -61,6 +74,8 @@ class EnhanceOptions:
         "share of the denoised sound in what guides the enhancer, 0 to 1",
         alias="lambd",
         enhances=True,
+        least=0,
+        most=1,
     )
     prior_temperature: float | None = _option(
         None,
@@ -68,10 +83,15 @@ class EnhanceOptions:
         " without one, what the model recommends",
         alias="tau",
         enhances=True,
+        least=0,
+        most=1,
     )
-    seed: int = _option(0, "of the noise that generation starts from, 0 or more", enhances=True)
+    seed: int = _option(0, "of the noise that generation starts from, 0 or more", enhances=True, least=0)
     strength: float = _option(
-        1.0, "share of the processed sound in the output, 0 to 1; the rest is the input (wet/dry)"
+        1.0,
+        "share of the processed sound in the output, 0 to 1; the rest is the input (wet/dry)",
+        least=0,
+        most=1,
     )
     channels: Literal["keep", "mono"] = _option("keep", "keep every channel, or mix down to one first")
     loudness: float | Literal["keep"] = _option(
@@ -90,12 +110,10 @@ class EnhanceOptions:
     )
 
     def __post_init__(self) -> None:
-        for name in ("strength", "denoise_strength", "prior_temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(name, f"must be within [0, 1], got {value}")
-        if self.nfe is not None and not 1 <= self.nfe <= 1024:
-            raise ConfigError("nfe", f"must be within [1, 1024], got {self.nfe}")
+        for option in dataclasses.fields(self):
+            value, least, most = getattr(self, option.name), option.metadata["least"], option.metadata["most"]
+            if value is not None and most is not None and not least <= value <= most:
+                raise ConfigError(option.name, f"must be within [{least}, {most}], got {value}")
         if self.seed < 0:
             raise ConfigError("seed", f"must not be negative, got {self.seed}")
         if self.loudness != "keep" and not -70 <= self.loudness <= 0:

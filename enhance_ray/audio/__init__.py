@@ -15,7 +15,7 @@ come back bit for bit, and denoised speech keeps noise of its own well above the
 from enhance_ray.audio.decoding import Decoder, decode, probe
 from enhance_ray.audio.encoding import Encoder, encode, remove_leftovers
 from enhance_ray.audio.formats import KNOWN_EXTENSIONS, AudioInfo, Block, OutputFormat, output_format
-from enhance_ray.audio.storage import Patience, find_audio, is_known, is_remote
+from enhance_ray.audio.storage import Patience, exists, find_audio, is_known, is_remote
 
 __all__ = [
     "KNOWN_EXTENSIONS",
@@ -27,6 +27,7 @@ __all__ = [
     "Patience",
     "decode",
     "encode",
+    "exists",
     "find_audio",
     "is_known",
     "is_remote",

@@ -315,9 +315,8 @@ def _read_tags(file: CallbackFile) -> dict[str, str]:
     """Tags by libav, which knows more kinds of them than libsndfile; none where it cannot read the file."""
     file.seek(0)
     try:
-        with _open_container(
-            file, probesize="4096"
-        ) as container:  # it looks for other codecs in a wav's samples
+        # Of a wav it would read megabytes, in search of other codecs among the samples.
+        with _open_container(file, probesize="4096") as container:
             streams = [stream.metadata for stream in container.streams.audio]  # where Ogg has them
             return _tags(container.metadata, *streams)
     except LIBAV_ERRORS:

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 import av
-import fsspec
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from enhance_ray.audio.storage import (
     LIBAV_ERRORS,
     CallbackFile,
     Patience,
+    exists,
     explain,
     is_remote,
     local_path,
@@ -170,13 +170,12 @@ class Encoder:
             return
         try:
             if is_remote(self._target_path):
-                filesystem, name = fsspec.url_to_fs(self._target_path)
-                exists = self._patience(lambda: filesystem.exists(name))
-            else:
-                exists = os.path.lexists(self._target_path)
+                is_there = exists(self._target_path, self._patience)
+            else:  # a link that leads nowhere is there, too
+                is_there = os.path.lexists(self._target_path)
         except FILE_ERRORS as error:
             raise write_error(self._path, f"it cannot be looked up: {explain(error)}", error) from error
-        if exists:
+        if is_there:
             raise AudioWriteError(self._path, "it exists (--force overwrites it)")
 
     def write(self, block: Block) -> None:

@@ -205,6 +205,18 @@ def open_input(path: str, patience: Patience | None = None) -> CallbackFile:
     return CallbackFile(file, path, read_error, patience)
 
 
+def exists(path: str, patience: Patience | None = None) -> bool:
+    """Whether there is something at ``path``, a local path or an fsspec URI.
+
+    Raises:
+        Exception: what the storage raises, when ``patience`` has ended.
+    """
+    if not is_remote(path):
+        return Path(path).exists()
+    filesystem, name = fsspec.url_to_fs(path)
+    return bool((patience or Patience())(lambda: filesystem.exists(name)))
+
+
 def publish(file: Path, target: str, patience: Patience) -> None:
     """Put a complete file of this machine where it belongs; it appears there whole.
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
 import torch
 
 from enhance_ray import audio, config, report
@@ -272,7 +271,7 @@ class _FileWork:
 
     def _record(self, job: Job) -> Record:
         earlier = self._done.get(job.input)
-        if earlier is not None and earlier.output == job.output and _exists(job.output):
+        if earlier is not None and earlier.output == job.output and audio.exists(job.output):
             return dataclasses.replace(earlier, status="skipped")
         try:
             record = self._enhance(job)
@@ -452,10 +451,3 @@ def cut_short(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 def _finite(level: float) -> float | None:
     return level if math.isfinite(level) else None
-
-
-def _exists(path: str) -> bool:
-    if not audio.is_remote(path):
-        return Path(path).exists()
-    filesystem, name = fsspec.url_to_fs(path)
-    return bool(filesystem.exists(name))

@@ -26,7 +26,6 @@ from ray.data import ActorPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from enhance_ray import audio, resemble
-from enhance_ray.audio import is_remote
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk import summary
 from enhance_ray.cluster.bulk.ledger import Ledger, Snapshot
@@ -129,7 +128,7 @@ def run(
     planned_parts = state.parts()
     parts = [part for part in planned_parts if part not in done]
     status: Status = "complete"
-    if not is_remote(settings.output):
+    if not audio.is_remote(settings.output):
         audio.remove_leftovers(settings.output)  # of a run whose actors were killed
     if parts:
         logger.info("%d parts of the manifest are finished, %d are left", len(done), len(parts))

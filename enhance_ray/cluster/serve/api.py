@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import logging
 import tempfile
 import threading
 import time
@@ -26,15 +25,15 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from starlette.requests import HTTPConnection
 
+from enhance_ray.audio import OutputFormat
 from enhance_ray.audio.streaming import packed
 from enhance_ray.cluster.serve import reading, restoring
 from enhance_ray.cluster.serve.refusals import RequestError, as_request_error
 from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
 from enhance_ray.options import EnhanceOptions
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -148,14 +147,13 @@ class Ingress:
 
     async def restore(self, request: Request, mode: Mode) -> Response:
         """Answer a request with the restored recording, as it comes."""
-        token = reading.check_token(self.settings, request.headers)
-        client = token or (request.client.host if request.client else "unknown")
+        client = self._client(request)
         answer: _Answer | None = None
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self._gate(client))
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="enhance-ray-serve-"))
-                upload, options, chunks = await self._begin(request, mode, f"{folder}/upload")
+                upload, options, target, chunks = await self._begin(request, mode, f"{folder}/upload")
                 answer = _Answer(chunks, stack.pop_all())
             started = time.monotonic()
             # Headers are sent when something is there to be heard: until then an error has a status.
@@ -172,7 +170,6 @@ class Ingress:
         self.metrics.requests.labels(mode, "200").inc()
         self.metrics.audio.labels(mode).inc(upload.seconds)
         self.metrics.first.labels(mode).observe(waited)
-        target = restoring.answer_format(upload.info, options.format)
         headers = {
             "X-Audio-Seconds": f"{upload.seconds:.6f}",
             "X-Channels": str(restoring.answer_channels(upload.info, options)),
@@ -182,6 +179,15 @@ class Ingress:
         }
         media = "audio/ogg" if target.container == "ogg" else reading.MEDIA_TYPES[target.container]
         return StreamingResponse(self._stream(first, answer), media_type=media, headers=headers)
+
+    def _client(self, connection: HTTPConnection) -> str:
+        """Whose requests are counted together: by token, or else by address.
+
+        Raises:
+            RequestError: a token is needed, and lacks or is unknown.
+        """
+        token = reading.check_token(self.settings, connection.headers)
+        return token or (connection.client.host if connection.client else "unknown")
 
     async def _thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
@@ -199,14 +205,13 @@ class Ingress:
     async def live(self, socket: WebSocket) -> None:
         """Denoise sound while it arrives: PCM in, PCM at 44.1 kHz out; the text "end" ends it."""
         try:
-            token = reading.check_token(self.settings, socket.headers)
+            client = self._client(socket)
             sample_rate, encoding = _live_settings(socket.query_params)
             models = await self._thread(self._stages.models, "denoise")
         except Exception as error:
             refused = as_request_error(error)
             await socket.close(_POLICY, f"{refused.code}: {refused.reason}"[:120])
             return
-        client = token or (socket.client.host if socket.client else "unknown")
         try:
             with self._gate(client):
                 await socket.accept()
@@ -239,7 +244,7 @@ class Ingress:
 
     async def _begin(
         self, request: Request, mode: Mode, path: str
-    ) -> tuple[restoring.Upload, EnhanceOptions, Iterator[bytes]]:
+    ) -> tuple[restoring.Upload, EnhanceOptions, OutputFormat, Iterator[bytes]]:
         given = dict(request.query_params) | await reading.read_body(request, path, self.settings)
         given["format"] = reading.wanted_format(given, request.headers.get("accept", ""))
         options = reading.options_of(given, mode, self.settings)
@@ -247,7 +252,7 @@ class Ingress:
         models = await self._thread(self._stages.models, mode, time.monotonic() + limits.timeout_seconds)
         upload = await self._thread(restoring.examine, path, limits)
         target = restoring.answer_format(upload.info, options.format)
-        return upload, options, restoring.restore(upload, options, models, target)
+        return upload, options, target, restoring.restore(upload, options, models, target)
 
 
 class _Answer:

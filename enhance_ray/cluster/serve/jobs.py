@@ -15,13 +15,11 @@ import re
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 from ray import serve
 
@@ -34,7 +32,7 @@ from enhance_ray.cluster.serve.stages import Mode, Stages
 from enhance_ray.errors import AudioError, EnhanceRayError
 from enhance_ray.files import target_format
 from enhance_ray.files.run import cut_short
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.options import MODEL_RATE
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +94,11 @@ class Job(BaseModel):
         if counts["done"] + counts["failed"] == len(self.recordings):
             return "failed" if counts["failed"] else "done"
         return "waiting" if counts["waiting"] == len(self.recordings) else "running"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether each recording is done or failed."""
+        return self.status in ("done", "failed")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -211,8 +214,10 @@ class JobsDeployment:
         with self._lock:
             if name in self._running:
                 return self._running[name].job
-        with _known():
+        try:
             return Job.model_validate_json(self._folder.read(f"done/{_file(name)}"))
+        except FileNotFoundError as error:
+            raise _no_such_job() from error
 
     def _delete(self, name: str) -> None:
         with self._lock:
@@ -223,7 +228,7 @@ class JobsDeployment:
                 self._folder.remove(f"open/{_file(name)}")
             return
         if not self._folder.exists(f"done/{_file(name)}"):
-            raise RequestError(404, "not_found", "there is no such job")
+            raise _no_such_job()
         self._folder.remove(f"done/{_file(name)}")
 
     def _begin(self, job: Job) -> None:
@@ -234,7 +239,7 @@ class JobsDeployment:
             if recording.status in ("waiting", "running"):
                 recording.status, recording.progress = "waiting", 0.0
                 self._workers.submit(self._work, running, recording)
-        if job.status in ("done", "failed"):  # a replica was lost before it could say so
+        if job.has_ended:  # a replica was lost before it could say so
             self._note(running)
 
     def _work(self, running: _Running, recording: Recording) -> None:
@@ -260,7 +265,7 @@ class JobsDeployment:
 
     def _restore(self, running: _Running, recording: Recording) -> None:
         job, patience = running.job, audio.Patience(_PATIENCE, running.cancelled)
-        options: EnhanceOptions = reading.options_from(job.options, job.mode, self._settings)
+        options = reading.options_from(job.options, job.mode, self._settings)
         models = self._stages.models(job.mode, patient=True)
         with audio.decode(recording.input, patience=patience) as decoder:
             info = decoder.info
@@ -291,7 +296,7 @@ class JobsDeployment:
             if running.cancelled.is_set():
                 return
             content = job.model_dump_json().encode()
-            if job.status not in ("done", "failed"):
+            if not job.has_ended:
                 self._folder.write(f"open/{_file(job.id)}", content)
                 return
             self._folder.write(f"done/{_file(job.id)}", content)
@@ -302,22 +307,15 @@ class JobsDeployment:
 
 def _file(name: str) -> str:
     if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
-        raise RequestError(404, "not_found", "there is no such job")
+        raise _no_such_job()
     return f"{name}.json"
 
 
-@contextmanager
-def _known() -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise RequestError(404, "not_found", "there is no such job") from error
+def _no_such_job() -> RequestError:
+    return RequestError(404, "not_found", "there is no such job")
 
 
 def _exists_each(uris: list[str]) -> list[bool]:
-    def exists(uri: str) -> bool:
-        filesystem, path = fsspec.url_to_fs(uri)
-        return bool(audio.Patience(_PATIENCE)(lambda: filesystem.exists(path)))
-
+    patience = audio.Patience(_PATIENCE)
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        return list(pool.map(exists, uris))
+        return list(pool.map(lambda uri: audio.exists(uri, patience), uris))

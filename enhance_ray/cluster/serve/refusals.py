@@ -17,7 +17,8 @@ from enhance_ray.errors import AudioError, ConfigError, EnhanceRayError
 
 logger = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 2
+RETRY_LATER = {"Retry-After": "2"}
+"""Header of an answer that may be another one soon; in seconds."""
 
 
 class RequestError(EnhanceRayError):
@@ -46,7 +47,7 @@ _REFUSALS: list[tuple[type[BaseException], int, str | None, str | None]] = [
 
 def answer_error(error: RequestError) -> JSONResponse:
     """An error as clients get it; where another try may help, it says when."""
-    headers = {"Retry-After": str(_RETRY_SECONDS)} if error.status in (429, 503) else {}
+    headers = dict(RETRY_LATER) if error.status in (429, 503) else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": error.code, "reason": error.reason}, error.status, headers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -44,7 +43,7 @@ class Error(BaseModel):
     """A sentence."""
 
 
-_REFUSALS: dict[int, str] = {
+_MEANINGS: dict[int, str] = {
     400: "an option is wrong, the body is empty, or the form cannot be read",
     401: "a token is needed",
     404: "there is no such thing",
@@ -151,7 +150,7 @@ def _add_state(api: FastAPI, ingress: Ingress) -> None:
         """Whether each model has a replica that runs."""
         if await asyncio.to_thread(_is_ready):
             return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "starting"}, 503, {"Retry-After": "2"})
+        return JSONResponse({"status": "starting"}, 503, refusals.RETRY_LATER)
 
 
 def _is_ready() -> bool:
@@ -168,7 +167,7 @@ def _running(states: Mapping[Any, int]) -> int:
 
 
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Error, "description": _REFUSALS[status]} for status in sorted(statuses)}
+    return {status: {"model": Error, "description": _MEANINGS[status]} for status in sorted(statuses)}
 
 
 def _restoring_description() -> dict[str, Any]:
@@ -193,7 +192,7 @@ def _restoring_description() -> dict[str, Any]:
     return {
         "tags": ["recordings"],
         "response_class": Response,
-        "responses": {200: answer, **_responses(*(status for status in _REFUSALS if status != 404))},
+        "responses": {200: answer, **_responses(*(status for status in _MEANINGS if status != 404))},
         "openapi_extra": {
             "parameters": [{"name": name, "in": "query", **option} for name, option in options.items()],
             "requestBody": {
@@ -209,13 +208,6 @@ def _restoring_description() -> dict[str, Any]:
 
 
 _EXAMPLES: dict[str, Any] = {"loudness": -16, "format": "flac", "strength": 0.9}
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "nfe": (1, 1024),
-    "denoise_strength": (0, 1),
-    "prior_temperature": (0, 1),
-    "strength": (0, 1),
-    "seed": (0, math.inf),
-}
 
 
 def _options() -> dict[str, dict[str, Any]]:
@@ -224,9 +216,8 @@ def _options() -> dict[str, dict[str, Any]]:
     found = {}
     for field in dataclasses.fields(EnhanceOptions):
         schema = _schema(hints[field.name])
-        least, most = _BOUNDS.get(field.name, (-math.inf, math.inf))
-        schema |= {"minimum": least} if math.isfinite(least) else {}
-        schema |= {"maximum": most} if math.isfinite(most) else {}
+        bounds = {"minimum": field.metadata["least"], "maximum": field.metadata["most"]}
+        schema |= {name: bound for name, bound in bounds.items() if bound is not None}
         found[field.name] = {"description": field.metadata["help"], "schema": schema}
         if field.name in _EXAMPLES:
             found[field.name]["example"] = _EXAMPLES[field.name]
