@@ -37,6 +37,7 @@ from enhance_ray.report import Record
 Item = TypeVar("Item")
 _Stages = defaultdict[str, float]
 
+_LOOK_SECONDS = 0.2  # between looks at whether to stop
 _WRITTEN_SECONDS = 1  # of output at once: meters and encoders make copies, some in float64
 
 
@@ -84,6 +85,7 @@ def enhance_files(
     done: Mapping[str, Record] | None = None,
     report_path: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Generator[Record, None, None]:
     """Run every job; yield one `Record` each, as soon as it is known, in the order of completion.
 
@@ -104,6 +106,8 @@ def enhance_files(
         report_path: JSON-lines report to which each record is appended the moment its output is in
             place, so that a run that is killed finds what it finished. Skipped ones are in it already.
         progress: called in the iterating thread, several times a segment.
+        stop: ends the run within a segment once it is set. Of what was finished by then, the records still
+            come, which an exception would lose.
 
     Raises:
         ConfigError: a number is below 1, or the model cannot do what the options ask for.
@@ -124,11 +128,17 @@ def enhance_files(
         report_path=report_path,
     )
     total = len(jobs) if isinstance(jobs, Collection) else None
-    return _run(work, iter(jobs), batch_size, files_at_once, _Tally(total, progress))
+    tally = _Tally(total, progress)
+    return _run(work, iter(jobs), batch_size, files_at_once, tally, stop or threading.Event())
 
 
 def _run(
-    work: _FileWork, jobs: Iterator[Job], batch_size: int, files_at_once: int, tally: _Tally
+    work: _FileWork,
+    jobs: Iterator[Job],
+    batch_size: int,
+    files_at_once: int,
+    tally: _Tally,
+    stop: threading.Event,
 ) -> Generator[Record, None, None]:
     """Serve the file threads with the model until they have no more jobs."""
     batcher: Batcher[Future[Result[Any]]] = Batcher(work.enhancer, work.options, batch_size)
@@ -142,9 +152,9 @@ def _run(
         for thread in threads:
             thread.start()
         running = len(threads)
-        while running:
+        while running and not stop.is_set():
             try:
-                message = work.inbox.get(block=not len(batcher))
+                message = work.inbox.get(block=not len(batcher), timeout=_LOOK_SECONDS)
             except queue.Empty:  # all threads are busy: rather a batch that is not full than none
                 tally.model_seconds += _answer(batcher.run_oldest(), unanswered)
                 continue
@@ -162,7 +172,10 @@ def _run(
                     if error is not None:
                         raise error
     finally:
-        work.stop(threads, unanswered)
+        late = work.stop(threads, unanswered)
+    for record in late:
+        tally.close(record)
+        yield record
 
 
 def _answer(results: list[Result[Future[Result[Any]]]], unanswered: set[Future[Result[Any]]]) -> float:
@@ -255,19 +268,27 @@ class _FileWork:
             error = bug
         self.inbox.put(_Ended(error))
 
-    def stop(self, threads: list[threading.Thread], unanswered: set[Future[Result[Any]]]) -> None:
-        """Let the threads remove what they have half written, and wait for them."""
+    def stop(self, threads: list[threading.Thread], unanswered: set[Future[Result[Any]]]) -> list[Record]:
+        """Let the threads remove what they have half written, and wait for them.
+
+        Returns:
+            Records of what they had finished.
+        """
+        late = []
         self._stopping.set()
         for future in unanswered:
             future.set_exception(_Stopped())
-        for thread in threads:
-            while thread.is_alive():
-                try:
-                    message = self.inbox.get(timeout=0.05)
-                except queue.Empty:
-                    continue
-                if isinstance(message, _Request):  # was on its way when the stop was called
-                    message.future.set_exception(_Stopped())
+        while any(thread.is_alive() for thread in threads) or not self.inbox.empty():
+            try:
+                message = self.inbox.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            match message:
+                case _Request(future=future):  # was on its way when the stop was called
+                    future.set_exception(_Stopped())
+                case Record():
+                    late.append(message)
+        return late
 
     def _record(self, job: Job) -> Record:
         earlier = self._done.get(job.input)

@@ -2,6 +2,7 @@ import dataclasses
 import gc
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,6 +251,24 @@ def test_closing_the_iterator_leaves_complete_outputs_only(folder):
     assert not file_threads()
     for path in outputs(folder):
         np.testing.assert_array_equal(samples(folder / "out" / path), samples(folder / "in" / path))
+
+
+def test_a_run_that_is_told_to_stop_leaves_a_record_of_every_output(tmp_path):
+    for number in range(40):
+        write_noise(tmp_path / "in" / f"{number}.wav", 0.3, seed=number)
+    for files in (3, 9, 17):
+        stop = threading.Event()
+
+        def stop_soon(_, files=files, stop=stop):
+            if len(list((tmp_path / "out").glob("[!.]*"))) >= files:
+                stop.set()
+
+        records = run(tmp_path, files_at_once=8, force=True, stop=stop, progress=stop_soon)
+
+        assert not file_threads()
+        assert {record.output for record in records} == {str(tmp_path / "out" / o) for o in outputs(tmp_path)}
+        assert files <= len(records) < 40
+        shutil.rmtree(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["batch_size", "files_at_once"])

@@ -89,7 +89,7 @@ class Worker:
         self._lock = threading.Lock()
         self._progress = (0.0, 0.0)  # seconds of audio, seconds of the model
         self._moved = time.monotonic()
-        self._stop: str | None = None
+        self._stopping = threading.Event()
         self._parts: set[Part] = set()
         self._ended: BaseException | None = None
         self._metrics = _Metrics(self._node)
@@ -177,6 +177,7 @@ class Worker:
                 force=True,  # an output whose record is lacking was cut off
                 partial=settings.partial,
                 progress=self._note,
+                stop=self._stopping,
             )
             for record in running:
                 task = self._feed.task_of(record)
@@ -186,8 +187,6 @@ class Worker:
                     self._closed.append(Closed(task.part.name, task.name, has_failed, task.bytes))
                 self._feed.answer(task, record)
                 self._metrics.note(record)
-        except _Stopped:
-            pass
         except BaseException as bug:  # goes on in the threads of the parts
             ended = bug
         with self._lock:
@@ -201,8 +200,6 @@ class Worker:
         """Called in the engine's thread, often."""
         self._progress = (progress.seconds_done, progress.model_seconds)
         self._moved = time.monotonic()
-        if self._stop == "abort":
-            raise _Stopped
 
     def _report(self) -> None:
         while self._ended is None:
@@ -223,10 +220,10 @@ class Worker:
         with self._lock:
             closed, self._closed = self._closed, []
         stop = ray.get(self._ledger.note.remote(self._name, self._node, opened, closed, *self._progress))
-        if stop is not None and self._stop is None:
-            self._stop = stop
-            # Where nothing is open, nothing calls `_note`.
+        if stop is not None:
             self._feed.close()
+        if stop == "abort":
+            self._stopping.set()
 
 
 def own_scratch() -> FileLock:
@@ -246,7 +243,7 @@ def own_scratch() -> FileLock:
     return lock
 
 
-class _Stopped(Exception):  # noqa: N818 - ends the engine, is no error
+class _Stopped(Exception):  # noqa: N818 - what parts find where the engine ended early, is no error
     """The job is being stopped."""
 
 
