@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -231,3 +232,15 @@ def instances(aws):
 
 def tags(instance):
     return {tag["Key"]: tag["Value"] for tag in instance["Tags"]}.items()
+
+
+def test_what_the_readme_tells_nodes_to_install_is_uploaded_with_a_job():
+    text = (ROOT / "README.md").read_text()
+    options = [json.loads(found) for found in re.findall(r"--runtime-env-json '(\{.*?\})'", text)]
+    [pinned, package] = next(option["pip"] for option in options if "pip" in option)
+    folder = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
+    file = pinned.removeprefix(f"-c {folder}/")
+    assert (ROOT / file).exists()
+    assert f"/{file}" not in (ROOT / ".rayignore").read_text()
+    extra = package.removeprefix(folder).strip("[]")
+    assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
