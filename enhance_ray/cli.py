@@ -112,6 +112,7 @@ def _load_enhancer(parsed: argparse.Namespace) -> Any:
         parsed.model,
         device=parsed.device,
         precision=parsed.precision,
+        compiled=parsed.compile,
         denoiser_only=parsed.mode == "denoise",
     )
 
@@ -500,6 +501,11 @@ def _add_recording_arguments(parser: argparse.ArgumentParser, *, enhances: bool)
     )
     work.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     work.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="(default: auto)")
+    work.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile parts of the enhancer first: half a minute, which pays from some minutes of audio on",
+    )
     work.add_argument("--threads", type=int, metavar="N", help="of the model on a CPU (default: all cores)")
     work.add_argument("--batch-size", type=int, metavar="N", help="segments at once (default: by device)")
     work.add_argument("--files-at-once", type=int, default=4, metavar="N", help="open files (default: 4)")

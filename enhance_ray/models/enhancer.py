@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from enhance_ray.dsp.mel import MelSpectrogram
 from enhance_ray.errors import ConfigError
-from enhance_ray.models import layers
+from enhance_ray.models import kernels, layers
 from enhance_ray.models.autoencoder import Autoencoder, AutoencoderConfig
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig, normalise_peak
 from enhance_ray.models.flow import Flow
@@ -151,6 +151,13 @@ class EnhancerNet(nn.Module):
             # Twice as fast so; in float32 its norms would be summed less exactly on a CPU.
             self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.requires_grad_(False)
+        return self
+
+    def compile_kernels(self) -> EnhancerNet:
+        """Have what lies between the convolutions compiled when it first runs (`kernels.compiled`)."""
+        for part in self.modules():
+            if part is not self and isinstance(part, kernels.Compilable):
+                part.compile_kernels()
         return self
 
     def forward(

@@ -72,10 +72,13 @@ class Conv1d(nn.Conv1d):
         self._reach = dilation * (kernel // 2)
         self._reflect = reflect
         self._precise = precise
+        self._is_frozen = False
 
     def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel_out time"]:
         """Convolve over time."""
         x = x.to(self.weight.dtype)
+        if self._is_frozen:
+            x = channels_innermost(x)
         if self._reflect:
             x = F.pad(x, (self._reach, self._reach), mode="reflect")
         picture = F.conv2d(
@@ -90,6 +93,7 @@ class Conv1d(nn.Conv1d):
     def freeze(self, dtype: torch.dtype) -> None:
         """Take ``dtype`` and the layout in which channels lie side by side."""
         dtype = torch.float32 if self._precise else dtype
+        self._is_frozen = True
         self.weight.data = channels_innermost(self.weight.data.to(dtype))
         if self.bias is not None:
             self.bias.data = self.bias.data.to(dtype)
@@ -182,9 +186,9 @@ def _freeze_from_top(module: nn.Module, dtype: torch.dtype) -> None:
         _freeze_from_top(child, dtype)
 
 
-def channels_innermost(weight: Float[Tensor, "out channel tap"]) -> Float[Tensor, "out channel tap"]:
-    """The same tensor with the middle axis lying side by side in memory."""
-    return weight.transpose(1, 2).contiguous().transpose(1, 2)
+def channels_innermost(x: Float[Tensor, "outer channel time"]) -> Float[Tensor, "outer channel time"]:
+    """The same tensor with the middle axis lying side by side in memory; itself if it lies so already."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def leaky(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

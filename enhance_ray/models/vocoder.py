@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, channels_innermost, weight_norm
+from enhance_ray.models import kernels
+from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, weight_norm
 
-_TILE = {"cpu": 128}
+_TILE = {"cpu": 512}
 _TILE_ON_GPU = 2048
 """Frames of one tile; margins of 36 come on top."""
-_KERNEL_FRAMES = {"cpu": 64}
+_KERNEL_FRAMES = {"cpu": 128}
 _KERNEL_FRAMES_ON_GPU = 1024
 """Frames whose kernels are in memory at once."""
 _CACHED_SAMPLES = 4096
@@ -167,6 +168,7 @@ class Block(nn.Module):
             )
             for dilation in dilations
         )
+        self._modulate = kernels.modulate
 
     def forward(
         self, x: Float[Tensor, "batch channel time"], features: Float[Tensor, "batch feature frame"]
@@ -177,8 +179,7 @@ class Block(nn.Module):
         biases = self.kernel_predictor.biases(hidden)
         matrices = zip(*self.kernel_predictor.matrices(), strict=True)
         for conv, bias, matrix in zip(self.conv_blocks, biases, matrices, strict=True):
-            filtered, gate = self.convolve(conv(x), hidden, matrix, bias).chunk(2, dim=1)
-            x = x + filtered.sigmoid() * gate.tanh()
+            x = self.convolve(x, conv(x), hidden, matrix, bias)
         return x
 
     def upsample(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
@@ -189,30 +190,38 @@ class Block(nn.Module):
     def convolve(
         self,
         x: Float[Tensor, "batch channel time"],
+        inner: Float[Tensor, "batch channel time"],
         hidden: Float[Tensor, "batch hidden frame"],
         matrix: tuple[Tensor, Tensor],
         bias: Float[Tensor, "batch frame channel_out"],
-    ) -> Float[Tensor, "batch channel_out time"]:
-        """The location-variable convolution whose kernels ``matrix`` makes, in runs of frames."""
+    ) -> Float[Tensor, "batch channel time"]:
+        """``x`` plus what the location-variable convolution makes of ``inner``, gated, in runs of frames.
+
+        ``matrix`` and ``bias`` are one layer's of the kernel predictor.
+        """
         run = _KERNEL_FRAMES.get(x.device.type, _KERNEL_FRAMES_ON_GPU)
         frames = hidden.shape[-1]
-        padded = F.pad(x.transpose(1, 2), (0, 0, 1, 1))
-        outputs = [
-            location_variable_convolution(
-                padded[:, start * self.hop : min(start + run, frames) * self.hop + 2],
-                self.kernel_predictor.kernels(hidden, *matrix, start, min(start + run, frames)),
-                bias[:, start : start + run],
+        signal, padded = x.transpose(1, 2), F.pad(inner.transpose(1, 2), (0, 0, 1, 1))
+        outputs = []
+        for start in range(0, frames, run):
+            stop = min(start + run, frames)
+            out = location_variable_convolution(
+                padded[:, start * self.hop : stop * self.hop + 2],
+                self.kernel_predictor.kernels(hidden, *matrix, start, stop),
             )
-            for start in range(0, frames, run)
-        ]
+            samples = signal[:, start * self.hop : stop * self.hop]
+            outputs.append(self._modulate(samples, out, bias[:, start:stop]))
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).transpose(1, 2)
+
+    def compile_kernels(self) -> None:
+        """Compile the gate (`kernels.compiled`)."""
+        self._modulate = kernels.compiled(kernels.modulate)
 
 
 def location_variable_convolution(
     padded: Float[Tensor, "batch time_and_2 channel"],
-    kernels: Float[Tensor, "batch frame taps channel_out"],
-    bias: Float[Tensor, "batch frame channel_out"],
-) -> Float[Tensor, "batch time channel_out"]:
+    weights: Float[Tensor, "batch frame taps channel_out"],
+) -> Float[Tensor, "batch frame hop channel_out"]:
     """Convolve each frame's samples with the frame's own kernel of three taps.
 
     The samples that the taps reach at a frame's borders are the neighbours', only the kernel changes there.
@@ -220,17 +229,15 @@ def location_variable_convolution(
 
     Args:
         padded: the signal with one more sample on each side.
-        kernels: rows ordered by tap, then by channel.
-        bias: of each frame.
+        weights: the kernels, with rows ordered by tap, then by channel.
     """
-    batch, frames, taps, channels_out = kernels.shape
+    batch, frames, taps, channels_out = weights.shape
     channels = padded.shape[-1]
     hop = (padded.shape[1] - 2) // frames
-    padded = padded.to(kernels.dtype).contiguous()
+    padded = padded.to(weights.dtype).contiguous()
     # Three samples side by side are already a row of the matrix; rows overlap.
     windows = padded.as_strided((batch, frames, hop, taps), (padded.stride(0), hop * channels, channels, 1))
-    out = torch.matmul(windows, kernels).view(batch, frames, hop, channels_out)
-    return (out + bias[:, :, None]).flatten(1, 2)
+    return torch.matmul(windows, weights).view(batch, frames, hop, channels_out)
 
 
 class KernelPredictor(nn.Module):
@@ -317,29 +324,40 @@ class KernelPredictor(nn.Module):
 
 
 class UpsamplingConv(nn.ConvTranspose1d):
-    """Transposed convolution whose kernel is two strides long, as one matrix product and one addition."""
+    """Transposed convolution whose kernel is two strides long, as one matrix product."""
 
     def __init__(self, channels: int, stride: int) -> None:
         """Build with random weights."""
         super().__init__(channels, channels, 2 * stride, stride)
         self._crop = stride // 2 + stride % 2
+        self._frozen: tuple[Tensor, Tensor] | None = None
 
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch channel time"]
     ) -> Float[Tensor, "batch channel time_out"]:
         """Exactly ``stride`` times as many samples."""
         stride, length = self.stride[0], x.shape[-1]
-        matrix = self.weight.transpose(1, 2).flatten(1)  # (channel in, tap and channel out)
-        spread = torch.matmul(x.transpose(1, 2).to(matrix.dtype), matrix).unflatten(-1, (2, stride, -1))
-        early, late = spread.float().unbind(2)
-        full = F.pad(early, (0, 0, 0, 0, 0, 1)) + F.pad(late, (0, 0, 0, 0, 1, 0))
-        cropped = full.flatten(1, 2)[:, self._crop : self._crop + stride * length]
+        matrix, bias = self._matrix()
+        # Each run of outputs hears one sample and the one before: two of them side by side are a row.
+        padded = F.pad(x.transpose(1, 2).to(matrix.dtype), (0, 0, 1, 1)).contiguous()
+        batch, _, channels = padded.shape
+        rows = padded.as_strided((batch, length + 1, 2 * channels), (padded.stride(0), channels, 1))
+        full = torch.addmm(bias, rows.reshape(-1, 2 * channels), matrix).view(batch, -1, channels)
+        return full[:, self._crop : self._crop + stride * length].transpose(1, 2)
+
+    def _matrix(self) -> tuple[Float[Tensor, "row column"], Float[Tensor, " column"]]:
+        """The weights from (sample before, sample) to (output, channel out), and the bias of each column."""
+        if self._frozen is not None:
+            return self._frozen
         assert self.bias is not None
-        return (cropped + self.bias).transpose(1, 2)
+        taps = self.weight.unflatten(2, (2, self.stride[0]))  # the later half is of the sample before
+        matrix = taps.permute(2, 0, 3, 1).flip(0).flatten(2).flatten(0, 1)
+        return matrix, self.bias.repeat(self.stride[0])
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Take ``dtype``; the matrix lies in memory as it is used."""
-        self.weight.data = channels_innermost(self.weight.data.to(dtype))
+        matrix, bias = self._matrix()
+        self._frozen = matrix.to(dtype).contiguous(), bias.to(dtype)
 
 
 AMP_REACH = 3 * (1 + 6) + (1 + 3 + 5)
@@ -383,101 +401,55 @@ class AntiAliasedSnake(nn.Module):
     def __init__(self, channels: int) -> None:
         """Build with frequency and amplitude 1."""
         super().__init__()
-        self.upsample = Upsample(2)
+        self.upsample = Lowpass()
         self.act = SnakeBeta(channels)
-        self.downsample = Downsample(2)
+        self.downsample = Downsample()
+        self._snake = kernels.snake
 
     def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
         """Activate."""
-        activated: Tensor = self.downsample(self.act(self.upsample(x.float())))
-        return activated
+        up, down = self.upsample.filter.flatten(), self.downsample.lowpass.filter.flatten()
+        return self._snake(x.transpose(1, 2), *self.act.scales(), up, down).transpose(1, 2)
+
+    def compile_kernels(self) -> None:
+        """Compile all of it (`kernels.compiled`)."""
+        self._snake = kernels.compiled(kernels.snake)
 
 
 class SnakeBeta(nn.Module):
-    """x + sin^2(alpha x) / beta, with alpha and beta of each channel in [0.01, 50].
-
-    Ziyin, Hartwig and Ueda 2020, arXiv:2006.08195; beta of its own as in BigVGAN.
-    """
+    """Frequency and amplitude of `kernels.snake`, of each channel, under the names that they have in
+    checkpoints."""
 
     def __init__(self, channels: int) -> None:
-        """Build with alpha = beta = 1."""
+        """Build with both 1."""
         super().__init__()
         self.log_alpha = nn.Parameter(torch.zeros(channels))
         self.log_beta = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
-        """Activate."""
-        alpha, beta = (log.exp().clamp(0.01, 50)[:, None] for log in (self.log_alpha, self.log_beta))
-        return torch.addcmul(x, (x * alpha).sin().square(), beta.reciprocal())
-
-
-class Upsample(nn.Module):
-    """``ratio`` times the rate, by a Kaiser-windowed sinc, each phase a short convolution of its own."""
-
-    filter: Tensor
-
-    def __init__(self, ratio: int) -> None:
-        """The filter is a buffer, because checkpoints carry theirs (spec 8.2)."""
-        super().__init__()
-        self.ratio = ratio
-        self.register_buffer("filter", kaiser_low_pass(ratio)[None, None])
-
-    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
-        """Interpolate; beyond its ends the signal keeps its last value."""
-        ratio, taps = self.ratio, self.filter.shape[-1] // self.ratio
-        padded = pad_edges(x, taps - 1, taps - 1)
-        phases = []
-        for phase in range(ratio):
-            ahead, first = divmod(phase + (ratio * taps - ratio) // 2, ratio)
-            weights = ratio * self.filter[..., first::ratio].flip(-1)
-            phases.append(depthwise(padded[..., ahead : ahead + x.shape[-1] + taps - 1], weights))
-        # (batch, channel, time, phase): in memory a moment's phases follow each other.
-        return torch.stack([p.transpose(1, 2) for p in phases], dim=2).flatten(1, 2).transpose(1, 2)
+    def scales(self) -> tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]:
+        """Frequency alpha and amplitude 1 / beta, with both Greek letters in [0.01, 50]."""
+        alpha, beta = (log.exp().clamp(0.01, 50) for log in (self.log_alpha, self.log_beta))
+        return alpha, beta.reciprocal()
 
 
 class Lowpass(nn.Module):
-    """Holds the filter of `Downsample` under the name that it has in checkpoints."""
+    """A filter, in a module of its own because checkpoints name it so and carry theirs (spec 8.2)."""
 
     filter: Tensor
 
-    def __init__(self, ratio: int) -> None:
-        """The filter is a buffer, because checkpoints carry theirs (spec 8.2)."""
+    def __init__(self, ratio: int = 2) -> None:
+        """The filter of `kaiser_low_pass`."""
         super().__init__()
         self.register_buffer("filter", kaiser_low_pass(ratio)[None, None])
 
 
 class Downsample(nn.Module):
-    """One ``ratio``-th of the rate, by a Kaiser-windowed sinc."""
+    """Holds a `Lowpass`."""
 
-    def __init__(self, ratio: int) -> None:
-        """Build with the filter of `kaiser_low_pass`."""
+    def __init__(self) -> None:
+        """For half the rate."""
         super().__init__()
-        self.ratio = ratio
-        self.lowpass = Lowpass(ratio)
-
-    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
-        """Filter and keep every ``ratio``-th sample; beyond its ends the signal keeps its last value."""
-        taps = self.lowpass.filter.shape[-1]
-        return depthwise(pad_edges(x, taps // 2 - 1 + taps % 2, taps // 2), self.lowpass.filter, self.ratio)
-
-
-def depthwise(
-    x: Float[Tensor, "batch channel time"], weights: Float[Tensor, "1 1 tap"], stride: int = 1
-) -> Float[Tensor, "batch channel time_out"]:
-    """Correlate every channel with the same ``weights``, without padding."""
-    channels = x.shape[1]
-    picture = F.conv2d(
-        x[:, :, None], weights[:, :, None].expand(channels, 1, 1, -1), stride=(1, stride), groups=channels
-    )
-    return picture[:, :, 0]
-
-
-def pad_edges(
-    x: Float[Tensor, "batch channel time"], left: int, right: int
-) -> Float[Tensor, "batch channel padded"]:
-    """Repeat the first value ``left`` times and the last one ``right`` times."""
-    first, last = x[..., :1], x[..., -1:]
-    return torch.cat([first.expand(-1, -1, left), x, last.expand(-1, -1, right)], dim=-1)
+        self.lowpass = Lowpass()
 
 
 def kaiser_low_pass(ratio: int) -> Float[Tensor, " tap"]:

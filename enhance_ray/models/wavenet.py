@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enhance_ray.errors import ConfigError
+from enhance_ray.models import kernels
 from enhance_ray.models.layers import Conv1d
 
 
@@ -80,12 +81,13 @@ class VelocityField(nn.Module):
             Layer(mels, config, 2 ** (i % config.dilation_cycle)) for i in range(config.layers)
         )
         self.end = Conv1d(config.hidden, latent, 1)
+        self._gate, self._advance = kernels.gate, kernels.advance
 
     def forward(
         self,
         x: Float[Tensor, "batch latent frame"],
         time_biases: Float[Tensor, "layer row hidden"],
-        conditions: list[Float[Tensor, "batch channel frame"]],
+        conditions: list[Float[Tensor, "batch frame channel"]],
     ) -> Float[Tensor, "batch latent frame"]:
         """Velocity at ``x``.
 
@@ -94,24 +96,31 @@ class VelocityField(nn.Module):
             time_biases: of one time, or of one for each row.
             conditions: what `condition` made of the mel.
         """
-        z = self.start(x).float()
+        z = self.start(x).transpose(1, 2).float()
         skips = torch.zeros_like(z)
-        for layer, bias, condition in zip(self._layers(), time_biases, conditions, strict=True):
-            # The bias comes before the convolution's padding: at the ends it is not what a bias would be.
-            hidden = layer.dconv(z + bias[..., None]) + condition
-            filtered, gate = hidden.chunk(2, dim=1)
-            residual, skip = layer.out(filtered.tanh() * gate.sigmoid()).chunk(2, dim=1)
-            z = (z + residual) * math.sqrt(0.5)
-            skips = skips + skip
-        velocity: Tensor = self.end(skips / math.sqrt(self.config.layers))
+        # The bias comes before the convolution's padding: at the ends it is not what a bias would be.
+        biases = time_biases[:, :, None]
+        inner = z + biases[0]
+        # The last layer has none after it: what `advance` makes for that is not used.
+        following = [*biases[1:], biases[0]]
+        for layer, bias, condition in zip(self._layers(), following, conditions, strict=True):
+            hidden = layer.dconv(inner.transpose(1, 2)).transpose(1, 2)
+            out = layer.out(self._gate(hidden, condition).transpose(1, 2)).transpose(1, 2)
+            z, skips, inner = self._advance(z, skips, out, bias)
+        velocity: Tensor = self.end((skips / math.sqrt(self.config.layers)).transpose(1, 2))
         return velocity.float()
 
-    def condition(self, mel: Float[Tensor, "batch mel frame"]) -> list[Float[Tensor, "batch channel frame"]]:
+    def compile_kernels(self) -> None:
+        """Compile what lies between the convolutions (`kernels.compiled`)."""
+        self._gate = kernels.compiled(kernels.gate)
+        self._advance = kernels.compiled(kernels.advance)
+
+    def condition(self, mel: Float[Tensor, "batch mel frame"]) -> list[Float[Tensor, "batch frame channel"]]:
         """What each layer adds for ``mel``, which is normalised over time (instance norm, eps 1e-5)."""
         mel = mel.float()
         mean, var = mel.mean(-1, keepdim=True), mel.var(-1, keepdim=True, correction=0)
         mel = (mel - mean) * (var + 1e-5).rsqrt()
-        return [layer.lconv(mel) for layer in self._layers()]
+        return [layer.lconv(mel).transpose(1, 2).contiguous() for layer in self._layers()]
 
     def time_biases(self, t: Float[Tensor, " time"]) -> Float[Tensor, "layer time hidden"]:
         """What each layer adds at the times ``t`` in [0, 1], in float32."""

@@ -40,6 +40,8 @@ class BulkConfig:
     """1 for a GPU each; a fraction lets several share one."""
     device: str = "auto"
     precision: Precision = "auto"
+    compile: bool = True
+    """Compile parts of the enhancer in every actor; torch keeps the result on the node's disk."""
     batch_size: int | None = None
     """Segments that run at once, of any files; by default what suits the device."""
     files_at_once: int = 4

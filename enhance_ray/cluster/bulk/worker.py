@@ -70,6 +70,7 @@ def load_enhancer(settings: BulkConfig) -> Enhancer:
         settings.model,
         device=settings.device,
         precision=settings.precision,
+        compiled=settings.compile,
         denoiser_only=settings.options.mode == "denoise",
     )
 

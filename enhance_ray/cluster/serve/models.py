@@ -48,7 +48,11 @@ Load = Callable[[ServeConfig, bool], Enhancer]
 def load_model(settings: ServeConfig, denoiser_only: bool) -> Enhancer:
     """The model that ``settings`` name."""
     return Enhancer.load(
-        settings.model, device=settings.device, precision=settings.precision, denoiser_only=denoiser_only
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        compiled=settings.compile,
+        denoiser_only=denoiser_only,
     )
 
 

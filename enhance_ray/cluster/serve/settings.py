@@ -129,6 +129,8 @@ class ServeConfig:
     """As `Enhancer.load` takes it; replicas on other machines need a URI."""
     device: str = "auto"
     precision: Precision = "auto"
+    compile: bool = False
+    """Compile parts of the enhancer: a replica's first answers come later, the others sooner."""
     denoiser: StageConfig = field(default_factory=StageConfig)
     enhancer: StageConfig = field(default_factory=StageConfig)
     ingress_replicas: int = 1

@@ -1,0 +1,60 @@
+"""Compiled functions give what they give as they stand, and a process without a compiler goes on."""
+
+import copy
+import subprocess
+import sys
+
+import jaxtyping
+import pytest
+import torch
+from small_models import small_enhancer_net
+
+from enhance_ray.models import kernels
+from enhance_ray.options import MODEL_RATE, EnhanceOptions
+
+
+@pytest.mark.drill  # half a minute of compiling
+@torch.inference_mode()
+def test_a_compiled_net_gives_the_same_sound_at_every_length():
+    jaxtyping.config.update("jaxtyping_disable", True)  # its checks cannot be compiled
+    plain = small_enhancer_net()[1].freeze()
+    fast = copy.deepcopy(plain).compile_kernels()
+    for samples in (2 * MODEL_RATE, MODEL_RATE + 12_345, 3 * MODEL_RATE):
+        noisy = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
+        expected = plain(noisy, EnhanceOptions(nfe=4))
+        torch.testing.assert_close(fast(noisy, EnhanceOptions(nfe=4)), expected, atol=2e-5, rtol=0)
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_where_nothing_compiles_the_function_is_used_as_it_is(monkeypatch, caplog):
+    def fails(function):
+        def call(*_):
+            raise RuntimeError("no C++ compiler\nbelow it, much that nobody reads")
+
+        return call
+
+    def doubled(x):
+        return 2 * x
+
+    monkeypatch.setattr(torch, "compile", fails)
+    fast = kernels.compiled(doubled)
+    for _ in range(2):
+        assert fast(torch.ones(3)).tolist() == [2, 2, 2]
+    assert caplog.messages == ["doubled is not compiled: no C++ compiler"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+@pytest.mark.parametrize(("setting", "keeps"), [({}, True), ({"MALLOC_ARENA_MAX": "4"}, False)])
+def test_large_blocks_stay_with_the_process_unless_its_environment_says_otherwise(setting, keeps):
+    program = (
+        "import resource, torch; from enhance_ray import memory; print(memory.keep_large_blocks());"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
+        "[torch.ones(10_000_000) for _ in range(50)];"
+        "before = faults(); torch.ones(10_000_000); print(faults() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=setting, capture_output=True, text=True, check=True
+    )
+    kept, faults = done.stdout.split()
+    assert kept == str(keeps)
+    assert (int(faults) < 1000) == keeps  # of about 10,000 pages
