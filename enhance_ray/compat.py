@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--lambd", type=float, default=defaults.denoise_strength, help="denoise strength, 0 to 1"
     )
     parser.add_argument("--tau", type=float, default=0.5, help="prior temperature, 0 to 1")
-    parser.add_argument("--solver", choices=get_args(Solver), default=defaults.solver, help="of the flow")
+    parser.add_argument("--solver", choices=get_args(Solver), default="midpoint", help="of the flow")
     parser.add_argument("--nfe", type=int, default=64, help="evaluations of the velocity field")
     parser.add_argument(
         "--parallel_mode", action="store_true", help="any order, and skip what exists: for several processes"

@@ -175,6 +175,23 @@ def lsd(
     return float(np.sqrt(np.square(difference).mean(axis=1)).mean())
 
 
+def mel_distance(estimate: Waveform, reference: Waveform, sample_rate: int) -> float:
+    """Mean absolute difference of mel spectrograms in dB; lower is better.
+
+    80 bands of Slaney's scale over the whole range, power of frames as in `lsd`. What vocoders are compared
+    by (Kong et al. 2020, arXiv:2010.05646, section 3, as a loss); it hears timbre, and is deaf to phases.
+    """
+    from librosa.filters import mel as mel_filters
+
+    estimate, reference = _pair(estimate, reference)
+    filters = mel_filters(sr=sample_rate, n_fft=LSD_WINDOW, n_mels=80).T
+    first, second = (
+        10 * np.log10(np.maximum(np.power(10, _log_power(waveform)) @ filters, LSD_FLOOR))
+        for waveform in (estimate, reference)
+    )
+    return float(np.abs(first - second).mean())
+
+
 def dnsmos(waveform: Waveform, sample_rate: int) -> dict[str, float]:
     """Predicted opinion of speech (sig), background (bak) and whole (ovrl), MOS of 1 to 5; higher is better.
 

@@ -17,8 +17,16 @@ MODEL_RATE = 44_100
 """Rate in Hz at which the models work and outputs are written."""
 
 
-Solver = Literal["euler", "midpoint", "rk4"]
+Solver = Literal["euler", "midpoint", "rk4", "ab2"]
 """How the flow is integrated; `models.ode` says what each costs."""
+
+Quality = Literal["fast", "balanced", "best"]
+QUALITIES: dict[Quality, tuple[Solver, int]] = {
+    "fast": ("ab2", 4),
+    "balanced": ("ab2", 16),
+    "best": ("midpoint", 64),
+}
+"""Solver and evaluations by one word; ``best`` is the original's setting."""
 
 
 def _option(
@@ -61,13 +69,16 @@ class EnhanceOptions:
     nfe: int | None = _option(
         None,
         "evaluations of the velocity field for each segment, 1 to 1024; time grows with it;"
-        " without one, what the model recommends",
+        " without one, what the quality or else the model says",
         enhances=True,
         least=1,
         most=1024,
     )
-    solver: Solver = _option(  # noqa: RUF009 - the same as every other field
-        "midpoint", "how the flow is integrated", enhances=True
+    solver: Solver | None = _option(  # noqa: RUF009 - the same as every other field
+        None, "how the flow is integrated; without one, what the quality says, or midpoint", enhances=True
+    )
+    quality: Quality | None = _option(  # noqa: RUF009 - the same as every other field
+        None, "4, 16 or 64 evaluations with the solver that suits them, in one word", enhances=True
     )
     denoise_strength: float = _option(
         1.0,
@@ -108,6 +119,11 @@ class EnhanceOptions:
     context_seconds: float = _option(
         0.5, "margin that is computed and thrown away at each inner edge of a segment, in seconds"
     )
+
+    def sampling(self, recommended: int) -> tuple[Solver, int]:
+        """The solver and its evaluations, for a model that recommends so many."""
+        solver, nfe = QUALITIES[self.quality] if self.quality else ("midpoint", recommended)
+        return self.solver or solver, self.nfe or nfe
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):

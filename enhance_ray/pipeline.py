@@ -19,6 +19,7 @@ import dataclasses
 import itertools
 import logging
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ Owner = TypeVar("Owner")
 PEAK_LIMIT = -1.0
 """Highest peak in dBFS that a loudness target may lead to."""
 
+_GPU_BYTES_PER_ROW = {"denoise": 3 * 2**29, "enhance": 3 * 2**30}
+"""Of 30 s at the original's size, on the safe side of what a CPU's process grows by."""
 _BLOCK_SECONDS = 10  # of a recording that are worked on at once before the model
 _SPOOLED_IN_MEMORY = 64 * 2**20  # bytes
 
@@ -117,6 +120,7 @@ class Enhancer:
                 net.compile_kernels()
         self.denoiser = denoiser.eval().to(self.device)
         self.fingerprint = fingerprint
+        self._most_rows = sys.maxsize  # that memory was seen not to be too small for
         self.hop = hop
         """Samples of one frame."""
         self.shortest = shortest
@@ -176,12 +180,17 @@ class Enhancer:
                     "this model is a denoiser alone and cannot enhance; give a whole one, such as "
                     f"{resemble.PUBLISHED}",
                 )
-            ode.steps(options.solver, options.nfe or self.net.config.nfe)
+            ode.steps(*options.sampling(self.net.config.nfe))
 
     @property
     def batch_size(self) -> int:
-        """Rows that run at once unless told otherwise: a CPU gains nothing from more than one."""
-        return 1 if self.device.type == "cpu" else 8
+        """Rows that run at once unless told otherwise: a CPU gains little from several, a GPU has as many
+        as its free memory is likely to hold. Where that was wrong, `run` makes do with fewer."""
+        if self.device.type != "cuda":
+            return 1 if self.device.type == "cpu" else 8
+        free, _ = torch.cuda.mem_get_info(self.device)
+        needed = _GPU_BYTES_PER_ROW["denoise" if self.net is None else "enhance"]
+        return min(16, max(1, free // needed))
 
     def row_length(self, samples: int) -> int:
         """Length to which a segment of ``samples`` is padded with zeros before the model.
@@ -327,7 +336,8 @@ class Enhancer:
     ) -> Tensor:
         """The model on (row, time), as one batch: to the device and back, in float32.
 
-        Rows do not influence each other, up to rounding.
+        Rows do not influence each other, up to rounding. Where the device's memory does not hold all of them,
+        they run in two halves, and so do later batches of that size.
 
         Args:
             rows: of one of the lengths that `row_length` gives.
@@ -335,6 +345,34 @@ class Enhancer:
             starts: first sample of each row in its recording, a multiple of a frame.
             denoised: to enhance, what the denoiser made of ``rows``, where that is known already.
         """
+        most = min(len(rows), self._most_rows)
+        if len(rows) > most:
+            parts = [slice(first, first + most) for first in range(0, len(rows), most)]
+        else:
+            try:
+                return self._run(rows, options, starts, denoised)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                self._most_rows = half = (len(rows) + 1) // 2
+                logger.warning("not enough memory for %d segments at once: trying %d", len(rows), half)
+                parts = [slice(0, half), slice(half, None)]
+            torch.cuda.empty_cache()  # outside the handler, which holds on to the tensors of what failed
+        return torch.cat(
+            [
+                self.run(
+                    rows[part],
+                    options,
+                    starts[part],
+                    denoised=None if denoised is None else denoised[part],
+                )
+                for part in parts
+            ]
+        )
+
+    def _run(
+        self, rows: Tensor, options: EnhanceOptions, starts: Sequence[int], denoised: Tensor | None
+    ) -> Tensor:
         rows = rows.to(self.device)
         with self._exact_convolutions():
             if options.mode == "enhance":

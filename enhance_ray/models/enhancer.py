@@ -175,7 +175,7 @@ class EnhancerNet(nn.Module):
         Args:
             noisy: 44.1 kHz, any level, at least `shortest` samples. Rows do not influence each other; all of
                 a row does, through norms that pool over time (spec 8.4).
-            options: of which nfe, solver, denoise_strength, prior_temperature and seed count.
+            options: of which nfe, solver, quality, denoise_strength, prior_temperature and seed count.
             denoised: the denoiser's answer to the peak-normalised input, where it is known; else it is run.
             prior_noise: standard normal, where the flow starts; by default the noise field of the seed.
             vocoder_noise: standard normal, with `VocoderConfig.padding` more frames; by default the same.
@@ -213,11 +213,12 @@ class EnhancerNet(nn.Module):
         elif denoised is None:
             denoised = self.denoised(noisy)
         mel = self.normalise(noisy)
+        solver, nfe = options.sampling(self.config.nfe)
         latent = self.flow.sample(
             self.start(mel, prior_noise.to(mel), temperature),
             self.conditioning(denoised, mel, strength),
-            solver=options.solver,
-            nfe=options.nfe or self.config.nfe,
+            solver=solver,
+            nfe=nfe,
         )
         features = self.autoencoder.decode(latent / self.config.latent_scale)
         guide = strength * denoised + (1 - strength) * noisy

@@ -9,6 +9,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.discriminators import DiscriminatorConfig
 from enhance_ray.models.enhancer import EnhancerConfig
+from enhance_ray.options import Solver
 from enhance_ray.training.examples import CorpusConfig, ExampleConfig
 from enhance_ray.training.learner import OptimizerConfig
 from enhance_ray.training.losses import AutoencoderLossConfig, DenoiserLossConfig
@@ -50,6 +51,28 @@ class FlowStageConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistilStageConfig:
+    """What distillation alone needs: the flow learns to reach in few evaluations where it leads in many. The
+    original has none."""
+
+    nfe: int = 2
+    """Evaluations for which the model is made; it recommends them afterwards."""
+    teacher_nfe: int = 16
+    """Evaluations of the flow that it starts with, for each example."""
+    teacher_solver: Solver = "ab2"
+    most_temperature: float = 0.6
+    """Largest share of noise in the starts, which are drawn evenly."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nfe < self.teacher_nfe:
+            raise ConfigError(
+                "nfe, teacher_nfe", f"the teacher's must be more, got {self.nfe}, {self.teacher_nfe}"
+            )
+        if not 0 <= self.most_temperature <= 1:
+            raise ConfigError("most_temperature", f"must be within [0, 1], got {self.most_temperature}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VocoderStageConfig:
     """What stage 3 alone needs: the vocoder learns from what the flow gives. The original has none."""
 
@@ -76,9 +99,9 @@ class TrainConfig:
         ConfigError: a value is out of its range.
     """
 
-    stage: Literal["denoiser", "autoencoder", "flow", "vocoder"] = "denoiser"
-    """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow; and if wanted a third
-    stage, the vocoder on what the flow gives."""
+    stage: Literal["denoiser", "autoencoder", "flow", "distil", "vocoder"] = "denoiser"
+    """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow; and if wanted two more:
+    the flow again, for fewer evaluations, and the vocoder on what the flow gives."""
     name: str = "denoiser"
     """Name of the model, for its config.yaml and reports."""
     seed: int = 0
@@ -103,6 +126,7 @@ class TrainConfig:
     """Of the denoiser's stage."""
     autoencoder: AutoencoderStageConfig = field(default_factory=AutoencoderStageConfig)
     flow: FlowStageConfig = field(default_factory=FlowStageConfig)
+    distil: DistilStageConfig = field(default_factory=DistilStageConfig)
     vocoder: VocoderStageConfig = field(default_factory=VocoderStageConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Of what learns; the critics have one of their own with the same settings."""
@@ -129,5 +153,5 @@ class TrainConfig:
             raise ConfigError("workers", f"must not be negative, got {self.workers}")
         if self.stage == "flow" and self.init_from is None and self.flow.autoencoder_from is None:
             raise ConfigError("flow: autoencoder_from", "stage 2 needs a stage 1 to build on, or init_from")
-        if self.stage == "vocoder" and self.init_from is None:
-            raise ConfigError("init_from", "stage 3 needs a whole model to begin with")
+        if self.stage in ("distil", "vocoder") and self.init_from is None:
+            raise ConfigError("init_from", f"stage {self.stage} needs a whole model to begin with")

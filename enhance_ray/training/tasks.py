@@ -3,6 +3,7 @@
     denoiser       the denoiser alone
     autoencoder    stage 1: autoencoder and vocoder, with critics from some step on
     flow           stage 2: the flow, and if wanted the denoiser, on a frozen stage 1
+    distil         another one for the flow, which the original lacks: to need fewer evaluations
     vocoder        a third one, which the original lacks: the vocoder on what the flow gives
 
 A task owns networks and learners; the loop owns time, the moving average and checkpoints.
@@ -10,6 +11,7 @@ A task owns networks and learners; the loop owns time, the moving average and ch
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.denoiser import Denoiser, normalise_peak
 from enhance_ray.models.discriminators import Discriminator
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
+from enhance_ray.models.flow import Flow
 from enhance_ray.models.layers import Total, alone
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.training.context import TrainContext
@@ -33,7 +36,7 @@ from enhance_ray.training.draws import flow_draws, prior_noise, vocoder_noise
 from enhance_ray.training.examples import Banks, Batch, Part, make_clean
 from enhance_ray.training.learner import Learner
 from enhance_ray.training.losses import AutoencoderLossConfig, discriminator_loss, generator_loss
-from enhance_ray.training.settings import TrainConfig, VocoderStageConfig
+from enhance_ray.training.settings import DistilStageConfig, TrainConfig, VocoderStageConfig
 from enhance_ray.training.stages import (
     AutoencoderResult,
     FlowDraws,
@@ -41,6 +44,7 @@ from enhance_ray.training.stages import (
     autoencoder_loss,
     autoencoder_step,
     denoiser_step,
+    distil_step,
     flow_step,
     vocoder_step,
 )
@@ -101,6 +105,8 @@ def build(config: TrainConfig, context: TrainContext, banks: Banks) -> Task:
         return DenoiserTask(config, context)
     if config.stage == "autoencoder":
         return AutoencoderTask(config, context)
+    if config.stage == "distil":
+        return DistilTask(config, context)
     if config.stage == "vocoder":
         return VocoderTask(config, context)
     return FlowTask(config, context, banks)
@@ -272,6 +278,78 @@ class FlowTask:
         latent, frames = self.net.config.autoencoder.latent, noisy.shape[-1] // self.net.hop
         draws = flow_draws(self.config.seed, batch["index"].tolist(), latent, frames)
         return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
+
+
+class DistilTask:
+    """Distillation: the flow learns straight ways to where its own many evaluations lead."""
+
+    parts: tuple[Part, ...] = ("noisy", "clean")
+
+    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+        """Build, on the context's device; the teacher is the flow that the run starts with."""
+        self.config = config
+        net = _start_enhancer(config, "distil")
+        net.config = dataclasses.replace(net.config, nfe=config.distil.nfe)  # for which it is made
+        self.net = net.to(context.device)
+        self.model_config = _describe(config, net, "enhancer")
+        net.requires_grad_(False)
+        # Another run's state replaces the net's weights, and not the teacher's.
+        self.teacher = copy.deepcopy(net.flow).eval()
+        net.flow.requires_grad_(True)
+        self.step = context.wrap(_DistilStep(net, self.teacher, config.distil))
+        self.learners = {"generator": Learner(net.parameters(), config.optimizer, context.device)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """See `stages.distil_step`."""
+        result: StepResult = self.step(batch["noisy"], self._draws(batch))
+        norm = self.learners["generator"].step(result.loss)
+        return {**result.metrics, "loss": result.loss.detach(), "gradient_norm": norm}
+
+    def listen(self, batch: Batch) -> Heard:
+        """The whole chain at few evaluations; the loss is its latents' distance from the teacher's."""
+        noisy = normalise_peak(batch["noisy"])
+        draws = self._draws(batch)
+        mel = self.net.normalise(noisy)
+        guide = self.net.conditioning(self.net.denoiser(noisy).float(), mel, 1.0)
+        start = self.net.start(mel, draws.prior, draws.temperature[:, None, None])
+        settings = self.config.distil
+        solver, nfe = EnhanceOptions().sampling(settings.nfe)
+        few = self.net.flow.sample(start, guide, solver=solver, nfe=nfe)
+        many = self.teacher.sample(start, guide, solver=settings.teacher_solver, nfe=settings.teacher_nfe)
+        restored = self.net(batch["noisy"], EnhanceOptions(nfe=settings.nfe))[0]
+        loss = float((few - many).abs().mean())
+        return Heard(loss, restored, batch["clean"][0, : len(restored)])
+
+    def others(self) -> dict[str, nn.Module]:
+        """None."""
+        return {}
+
+    def _draws(self, batch: Batch) -> FlowDraws:
+        noisy = batch["noisy"]
+        latent, frames = self.net.config.autoencoder.latent, noisy.shape[-1] // self.net.hop
+        draws = flow_draws(self.config.seed, batch["index"].tolist(), latent, frames)
+        draws = draws._replace(temperature=self.config.distil.most_temperature * draws.temperature)
+        return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
+
+
+class _DistilStep(nn.Module):
+    """A step of distillation as a module, so that it can be wrapped."""
+
+    def __init__(self, net: EnhancerNet, teacher: Flow, settings: DistilStageConfig) -> None:
+        super().__init__()
+        self.net, self.settings = net, settings
+        self._teacher = (teacher,)  # in a tuple: no module of this one, for it does not learn
+
+    def forward(self, noisy: Tensor, draws: FlowDraws) -> StepResult:
+        settings = self.settings
+        return distil_step(
+            self.net,
+            self._teacher[0],
+            noisy,
+            draws,
+            nfe=settings.teacher_nfe,
+            solver=settings.teacher_solver,
+        )
 
 
 class VocoderTask:

@@ -66,6 +66,12 @@ def test_lsd_takes_silence_for_what_sixteen_bits_make_of_it():
     assert metrics.lsd(dither, np.zeros(RATE), RATE) < 1
 
 
+def test_mel_distance_of_a_gain_is_that_gain_in_decibels_and_phases_do_not_count():
+    reference = 0.1 * noise(RATE)
+    assert metrics.mel_distance(reference * 10, reference, RATE) == pytest.approx(20.0, abs=1e-6)
+    assert metrics.mel_distance(-reference, reference, RATE) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_pesq_and_estoi_are_highest_for_the_reference_and_fall_with_the_noise():
     reference = speech_like(3)
     disturbance = noise(reference.size)

@@ -10,7 +10,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models import ode
 from enhance_ray.options import Solver
 
-ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4}
+ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4, "ab2": 2}
 
 
 @pytest.mark.parametrize("solver", get_args(Solver))
@@ -26,7 +26,7 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(solver, divisor)
 
 @pytest.mark.parametrize(
     ("solver", "nfe", "spent"),
-    [("euler", 7, 7), ("midpoint", 7, 6), ("rk4", 7, 4), ("midpoint", 1, 1), ("rk4", 1, 1)],
+    [("euler", 7, 7), ("midpoint", 7, 6), ("rk4", 7, 4), ("ab2", 7, 7), ("midpoint", 1, 1), ("rk4", 1, 1)],
 )
 def test_nfe_bounds_the_evaluations(solver, nfe, spent):
     calls = []

@@ -325,3 +325,30 @@ def test_bf16_is_chosen_only_where_the_processor_has_it(monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         assert pipeline.resolve_precision("auto", cpu) == expected
     assert pipeline.resolve_precision("fp32", cpu) == "fp32"
+
+
+def test_a_batch_that_does_not_fit_into_memory_runs_in_smaller_ones_from_then_on(caplog):
+    sizes = []
+
+    class Small(nn.Module):
+        def forward(self, rows):
+            sizes.append(len(rows))
+            if len(rows) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return 2 * rows
+
+    enhancer = Enhancer(Small(), device="cpu", precision="fp32")
+    rows = torch.randn(7, 2121)
+    for _ in range(2):
+        torch.testing.assert_close(enhancer.run(rows, EnhanceOptions(), [0] * 7), 2 * rows)
+    assert sizes == [7, 4, 2, 2, 2, 1, 2, 2, 2, 1]
+    assert len(caplog.messages) == 2
+
+
+def test_a_segment_that_does_not_fit_alone_is_an_error():
+    class Tiny(nn.Module):
+        def forward(self, rows):
+            raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Enhancer(Tiny(), device="cpu").run(torch.randn(2, 2121), EnhanceOptions(), [0, 0])

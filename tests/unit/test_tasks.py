@@ -1,5 +1,6 @@
 """Stages 1 and 2 in the training loop: what learns, what does not, and what each takes from the other."""
 
+import copy
 import json
 import math
 
@@ -15,8 +16,10 @@ from enhance_ray.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.pipeline import Enhancer
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME, LocalContext
+from enhance_ray.training.draws import flow_draws
 from enhance_ray.training.examples import load_banks, make_clean
 from enhance_ray.training.loop import TrainConfig
+from enhance_ray.training.stages import distil_step
 
 UNIVNET = {"vocoder": {"channels": 8, "predictor_hidden": 8}}
 SOURCE_FILTER = {"source_filter": {"bands": 48, "hidden": 16, "blocks": 1, "groups": 4}}
@@ -119,6 +122,37 @@ def test_stage_2_keeps_the_denoiser_where_asked(root, stage_1, tmp_path):
     before, after = (checkpoint.load(path).net.state_dict() for path in (stage_1[1], done))
     assert {key.partition(".")[0] for key in after if not torch.equal(before[key], after[key])} == {"flow"}
     assert "train/denoiser_l1" not in lines(tmp_path)[0]
+
+
+def test_distillation_teaches_the_flow_alone_and_says_how_many_evaluations_it_is_for(root, stage_2, tmp_path):
+    distil = {"nfe": 1, "teacher_nfe": 4}
+    done = train(settings(root, stage="distil", init_from=str(stage_2[1]), distil=distil), tmp_path)
+    before, after = (checkpoint.load(path) for path in (stage_2[1], done))
+    weights, learnt = before.net.state_dict(), after.net.state_dict()
+    assert {key.partition(".")[0] for key in learnt if not torch.equal(weights[key], learnt[key])} == {"flow"}
+    assert after.config.enhancer.nfe == 1
+
+
+def test_distillation_aims_at_where_the_teacher_leads(stage_2):
+    net = checkpoint.load(stage_2[1]).net
+    frames = 2 * MODEL_RATE // net.hop
+    draws = flow_draws(0, [0, 1], 8, frames)
+    noisy = torch.randn(2, 2 * MODEL_RATE, generator=torch.Generator().manual_seed(0))[:, : frames * net.hop]
+    aims = []
+
+    def loss(start, end, *_, **__):
+        aims.append((start, end))
+        return torch.zeros(())
+
+    teacher = copy.deepcopy(net.flow)
+    net.flow.loss = loss
+    distil_step(net, teacher, noisy, draws, nfe=8, solver="ab2")
+    [(start, end)] = aims
+    noisy = normalise_peak(noisy)
+    guide = net.normalise(net.denoiser(noisy))
+    expected = teacher.sample(start, guide, solver="ab2", nfe=8)
+    torch.testing.assert_close(end, expected)
+    assert not torch.allclose(start, end)
 
 
 def test_the_latents_scale_is_measured_so_that_clean_speech_has_a_spread_of_1(root, stage_2):
