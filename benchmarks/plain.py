@@ -54,7 +54,7 @@ def _autoencoder(layers: Any, x: Tensor) -> Tensor:
 def velocity(net: EnhancerNet, x: Tensor, t: float, mel: Tensor) -> Tensor:
     """Velocity at ``x`` and time ``t``."""
     field = net.flow.net
-    embedding = embed_time(torch.tensor([t]), field.config.time_channels)[..., None]
+    embedding = embed_time(torch.tensor([t], device=x.device), field.config.time_channels)[..., None]
     mel = F.instance_norm(mel)
     z = _conv(field.start, x)
     skips = []

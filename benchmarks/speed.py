@@ -66,6 +66,7 @@ def main() -> int:
     parser.add_argument("--task", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means it, in either
     if arguments.task:
         task, folder, variant = arguments.task
         run = {"parts": measure, "stream": measure_stream}[task]
