@@ -326,11 +326,15 @@ class KernelPredictor(nn.Module):
 class UpsamplingConv(nn.ConvTranspose1d):
     """Transposed convolution whose kernel is two strides long, as one matrix product."""
 
+    frozen_matrix: Tensor | None
+    frozen_bias: Tensor | None
+
     def __init__(self, channels: int, stride: int) -> None:
         """Build with random weights."""
         super().__init__(channels, channels, 2 * stride, stride)
         self._crop = stride // 2 + stride % 2
-        self._frozen: tuple[Tensor, Tensor] | None = None
+        self.register_buffer("frozen_matrix", None, persistent=False)
+        self.register_buffer("frozen_bias", None, persistent=False)
 
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch channel time"]
@@ -347,8 +351,9 @@ class UpsamplingConv(nn.ConvTranspose1d):
 
     def _matrix(self) -> tuple[Float[Tensor, "row column"], Float[Tensor, " column"]]:
         """The weights from (sample before, sample) to (output, channel out), and the bias of each column."""
-        if self._frozen is not None:
-            return self._frozen
+        if self.frozen_matrix is not None:
+            assert self.frozen_bias is not None
+            return self.frozen_matrix, self.frozen_bias
         assert self.bias is not None
         taps = self.weight.unflatten(2, (2, self.stride[0]))  # the later half is of the sample before
         matrix = taps.permute(2, 0, 3, 1).flip(0).flatten(2).flatten(0, 1)
@@ -357,7 +362,7 @@ class UpsamplingConv(nn.ConvTranspose1d):
     def freeze(self, dtype: torch.dtype) -> None:
         """Take ``dtype``; the matrix lies in memory as it is used."""
         matrix, bias = self._matrix()
-        self._frozen = matrix.to(dtype).contiguous(), bias.to(dtype)
+        self.frozen_matrix, self.frozen_bias = matrix.to(dtype).contiguous(), bias.to(dtype)
 
 
 AMP_REACH = 3 * (1 + 6) + (1 + 3 + 5)

@@ -1,5 +1,6 @@
 """Compiled functions give what they give as they stand, and a process without a compiler goes on."""
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -58,3 +59,16 @@ def test_large_blocks_stay_with_the_process_unless_its_environment_says_otherwis
     kept, faults = done.stdout.split()
     assert kept == str(keeps)
     assert (int(faults) < 1000) == keeps  # of about 10,000 pages
+
+
+@torch.inference_mode()
+def test_a_frozen_net_goes_to_another_device_whole(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none on meta
+    net = small_enhancer_net()[1].freeze().to("meta")  # the one other device that every machine has
+    latent = torch.randn(1, 8, 50, device="meta")
+    latent = net.flow.sample(latent, torch.randn(1, 24, 50, device="meta"), solver="midpoint", nfe=4)
+    features = net.autoencoder.decode(latent)
+    noise = torch.randn(1, net.config.noise_channels, 50 + net.config.noise_padding, device="meta")
+    waveform = net.vocoder(features, noise)
+    assert waveform.device.type == "meta"
+    assert waveform.shape == (1, 50 * net.hop)
