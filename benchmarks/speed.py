@@ -119,13 +119,7 @@ def measure(folder: Path, variant: str, length: float, device: torch.device) -> 
                 torch.nn.utils.parametrize.remove_parametrizations(part, "weight")
         chain: Any = Plain(net)
     else:
-        precision, _, compiled = variant.partition("-")
-        loaded = Enhancer.load(
-            folder / "model",
-            device=str(device),
-            precision=precision,
-            compiled=bool(compiled),  # type: ignore[arg-type]
-        ).net
+        loaded = load(folder, variant, device).net
         assert loaded is not None
         net, chain = loaded, Ours(loaded)
     seconds: dict[str, float] = {}
@@ -162,6 +156,17 @@ def measure(folder: Path, variant: str, length: float, device: torch.device) -> 
         "batches": batches,
         "roof_gflops": roof(torch.bfloat16 if variant.startswith("bf16") else torch.float32, device),
     }
+
+
+def load(folder: Path, variant: str, device: torch.device) -> Enhancer:
+    """Ours, as ``variant`` says."""
+    precision, _, compiled = variant.partition("-")
+    return Enhancer.load(
+        folder / "model",
+        device=str(device),
+        precision=precision,  # type: ignore[arg-type]
+        compiled=bool(compiled),
+    )
 
 
 def measure_batches(net: EnhancerNet, device: torch.device) -> dict[int, float]:
@@ -221,13 +226,7 @@ class Ours:
 
 def measure_stream(folder: Path, variant: str, length: float, device: torch.device) -> dict[str, Any]:
     """Peak memory of a recording of this length through the pipeline, in blocks of a second."""
-    precision, _, compiled = variant.partition("-")
-    engine = Enhancer.load(
-        folder / "model",
-        device=str(device),
-        precision=precision,
-        compiled=bool(compiled),  # type: ignore[arg-type]
-    )
+    engine = load(folder, variant, device)
     second = speech(1.0)[:, :MODEL_RATE]
     blocks = (second for _ in range(round(length)))
     started = time.perf_counter()

@@ -345,7 +345,7 @@ class Enhancer:
             starts: first sample of each row in its recording, a multiple of a frame.
             denoised: to enhance, what the denoiser made of ``rows``, where that is known already.
         """
-        most = min(len(rows), self._most_rows)
+        most = self._most_rows
         if len(rows) > most:
             parts = [slice(first, first + most) for first in range(0, len(rows), most)]
         else:

@@ -8,6 +8,7 @@ own address, has its own loopback, /tmp, /dev/shm and home folder, and sees its 
 Needs root, and Debian's iproute2, openssh-server and rsync.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -42,6 +43,16 @@ def sh(command, **options):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+@contextlib.contextmanager
+def folder_for_hosts(name):
+    """An empty folder that every host sees; not in /tmp, which each has of its own."""
+    folder = Path("/var/tmp") / f"enhance-ray-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Hosts:

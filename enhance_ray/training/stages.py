@@ -173,14 +173,8 @@ def vocoder_step(
     """
     noisy, clean = normalise_peak(noisy), normalise_peak(clean)
     with torch.no_grad():
-        denoised = net.denoiser(noisy).float()
-        mel = net.normalise(noisy)
-        latent = net.flow.sample(
-            net.start(mel, prior, temperature[:, None, None]),
-            net.conditioning(denoised, mel, 1.0),
-            solver="midpoint",
-            nfe=nfe,
-        )
+        denoised, start, conditioning = way_in(net, noisy, prior, temperature)
+        latent = net.flow.sample(start, conditioning, solver="midpoint", nfe=nfe)
         features = net.autoencoder.decode(latent / net.config.latent_scale)
     guide = normalise_peak(denoised)[:, : features.shape[-1] * net.hop]
     estimate = net.synthesise(features, guide, vocoder_noise)
@@ -222,6 +216,19 @@ class FlowDraws(NamedTuple):
     """Standard normal, around the path."""
 
 
+def way_in(
+    net: EnhancerNet,
+    noisy: Float[Tensor, "batch time"],
+    prior: Float[Tensor, "batch latent frame"],
+    temperature: Float[Tensor, " batch"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What comes before the flow, for recordings with a peak of 1: denoised sound, start and conditioning."""
+    denoised = net.denoiser(noisy).float()
+    mel = net.normalise(noisy)
+    start = net.start(mel, prior, temperature[:, None, None])
+    return denoised, start, net.conditioning(denoised, mel, 1.0)
+
+
 def distil_step(
     net: EnhancerNet,
     teacher: Flow,
@@ -247,10 +254,7 @@ def distil_step(
     """
     noisy = normalise_peak(noisy)
     with torch.no_grad():
-        denoised = net.denoiser(noisy).float()
-        mel = net.normalise(noisy)
-        conditioning = net.conditioning(denoised, mel, 1.0)
-        start = net.start(mel, draws.prior, draws.temperature[:, None, None])
+        denoised, start, conditioning = way_in(net, noisy, draws.prior, draws.temperature)
         end = teacher.sample(start, conditioning, solver=solver, nfe=nfe)
     loss = net.flow.loss(start, end, conditioning, uniform=draws.time, noise=draws.path)
     return StepResult(loss, {"distil_l1": loss.detach()}, denoised)

@@ -47,6 +47,7 @@ from enhance_ray.training.stages import (
     distil_step,
     flow_step,
     vocoder_step,
+    way_in,
 )
 
 logger = logging.getLogger(__name__)
@@ -274,10 +275,16 @@ class FlowTask:
         return {}
 
     def _draws(self, batch: Batch) -> FlowDraws:
-        noisy = batch["noisy"]
-        latent, frames = self.net.config.autoencoder.latent, noisy.shape[-1] // self.net.hop
-        draws = flow_draws(self.config.seed, batch["index"].tolist(), latent, frames)
-        return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
+        return _flow_draws(self.config, self.net, batch)
+
+
+def _flow_draws(config: TrainConfig, net: EnhancerNet, batch: Batch) -> FlowDraws:
+    """Random numbers of a batch, on its device."""
+    noisy = batch["noisy"]
+    draws = flow_draws(
+        config.seed, batch["index"].tolist(), net.config.autoencoder.latent, noisy.shape[-1] // net.hop
+    )
+    return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
 
 
 class DistilTask:
@@ -307,11 +314,8 @@ class DistilTask:
 
     def listen(self, batch: Batch) -> Heard:
         """The whole chain at few evaluations; the loss is its latents' distance from the teacher's."""
-        noisy = normalise_peak(batch["noisy"])
         draws = self._draws(batch)
-        mel = self.net.normalise(noisy)
-        guide = self.net.conditioning(self.net.denoiser(noisy).float(), mel, 1.0)
-        start = self.net.start(mel, draws.prior, draws.temperature[:, None, None])
+        _, start, guide = way_in(self.net, normalise_peak(batch["noisy"]), draws.prior, draws.temperature)
         settings = self.config.distil
         solver, nfe = EnhanceOptions().sampling(settings.nfe)
         few = self.net.flow.sample(start, guide, solver=solver, nfe=nfe)
@@ -325,11 +329,8 @@ class DistilTask:
         return {}
 
     def _draws(self, batch: Batch) -> FlowDraws:
-        noisy = batch["noisy"]
-        latent, frames = self.net.config.autoencoder.latent, noisy.shape[-1] // self.net.hop
-        draws = flow_draws(self.config.seed, batch["index"].tolist(), latent, frames)
-        draws = draws._replace(temperature=self.config.distil.most_temperature * draws.temperature)
-        return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
+        draws = _flow_draws(self.config, self.net, batch)
+        return draws._replace(temperature=self.config.distil.most_temperature * draws.temperature)
 
 
 class _DistilStep(nn.Module):

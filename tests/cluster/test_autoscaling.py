@@ -1,13 +1,12 @@
 """A cluster that begins as a head without a core: it grows with a bulk job, and shrinks after it."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import bulk_corpus
 import pytest
-from hosts import Hosts, require
+from hosts import Hosts, folder_for_hosts, require
 
 from enhance_ray import audio
 
@@ -18,12 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def place():
-    """Not in /tmp, of which a host has its own."""
-    folder = Path("/var/tmp/enhance-ray-autoscaling")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with folder_for_hosts("autoscaling") as folder:
+        yield folder
 
 
 def test_a_cluster_grows_with_a_bulk_job_and_shrinks_after_it(place):

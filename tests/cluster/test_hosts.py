@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import httpx
 import pyarrow as pa
 import pytest
 import yaml
-from hosts import Hosts, require
+from hosts import Hosts, folder_for_hosts, require
 from serving import until
 
 from enhance_ray import audio
@@ -26,12 +25,8 @@ SAMPLE = ROOT / "samples" / "noisy" / "kathleen_helicopter.flac"
 
 @pytest.fixture(scope="module")
 def place():
-    """A folder that every host sees; not in /tmp, which each has of its own."""
-    folder = Path("/var/tmp/enhance-ray-hosts")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with folder_for_hosts("hosts") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from enhance_ray.options import MODEL_RATE, EnhanceOptions
 
 @pytest.mark.drill  # half a minute of compiling
 @torch.inference_mode()
-def test_a_compiled_net_gives_the_same_sound_at_every_length():
+def test_a_compiled_net_gives_the_same_sound_at_every_length(request):
+    request.addfinalizer(lambda: jaxtyping.config.update("jaxtyping_disable", False))
     jaxtyping.config.update("jaxtyping_disable", True)  # its checks cannot be compiled
     plain = small_enhancer_net()[1].freeze()
     fast = copy.deepcopy(plain).compile_kernels()
@@ -24,7 +25,6 @@ def test_a_compiled_net_gives_the_same_sound_at_every_length():
         noisy = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
         expected = plain(noisy, EnhanceOptions(nfe=4))
         torch.testing.assert_close(fast(noisy, EnhanceOptions(nfe=4)), expected, atol=2e-5, rtol=0)
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_where_nothing_compiles_the_function_is_used_as_it_is(monkeypatch, caplog):
