@@ -1,10 +1,12 @@
-"""Score a model on a corpus' held-out part, on a Ray cluster.
+"""Score systems on a corpus' held-out part, or on two folders, on a Ray cluster.
 
     python jobs/evaluate.py configs/evaluate.yaml --set model=runs/mine --set corpus.root=data
     ray job submit --working-dir . -- python jobs/evaluate.py configs/evaluate.yaml \\
-        --set corpus.root=s3://corpus --set cluster.actors=8 --set cluster.gpus_per_actor=1
+        --set clean=s3://test/clean --set noisy=s3://test/noisy --set cluster.actors=8 \\
+        --set cluster.gpus_per_actor=1 --set cluster.output=s3://runs/rows --set cluster.report=report.html
 
-Prints a table, and as the last line of standard output the means as JSON.
+Prints a table, and as the last line of standard output the means as JSON. Exit status: 0 all went well,
+1 some pairs could not be read (listed), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -30,12 +32,16 @@ def main() -> int:
     try:
         settings = config.load(evaluate.EvaluateJobConfig, parsed.config, parsed.set)
         session.connect(parsed.address)
-        rows = evaluate.evaluate(settings)
+        outcomes = evaluate.evaluate(settings)
     except EnhanceRayError as error:
         sys.stderr.write(f"evaluate: {error}\n")
         return 2
+    failed = [outcome for outcome in outcomes if outcome.failed is not None]
+    for outcome in failed:
+        sys.stderr.write(f"failed: {outcome.item.name}: {outcome.failed}\n")
+    rows = [row for outcome in outcomes for row in outcome.rows]
     sys.stdout.write(f"{evaluation.table(rows)}\n{json.dumps(evaluation.means(rows))}\n")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,41 +1,48 @@
-"""`evaluation` on a cluster: examples shared out over actors that each hold the model."""
+"""`evaluation` on a cluster: pairs shared out over actors that each hold the models."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from enhance_ray import evaluation
+from enhance_ray import __version__, evaluation, report
 from enhance_ray.cluster.data import corpus_for_workers
 from enhance_ray.cluster.session import output_place, path_for_workers
 from enhance_ray.errors import ConfigError
-from enhance_ray.evaluation import EvaluateConfig, Row
-from enhance_ray.pipeline import Enhancer
-from enhance_ray.training.examples import load_banks
+from enhance_ray.evaluation import EvaluateConfig, Item, Outcome, Row, Scorer, page
+from enhance_ray.evaluation.examples import Choice, Excerpt, excerpt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateClusterConfig:
-    """What an evaluation may use.
+    """What an evaluation may use, and where its outcome goes.
 
     Raises:
         ConfigError: a value is out of its range.
     """
 
     actors: int = 1
-    """Copies of the model."""
+    """Copies of the models."""
     cpus_per_actor: float = 1.0
     gpus_per_actor: float = 0.0
     output: str | None = None
     """Folder or URI for the rows, as Parquet."""
+    report: str | None = None
+    """Path or URI for the page."""
 
     def __post_init__(self) -> None:
         if self.actors < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
             raise ConfigError("actors, cpus_per_actor, gpus_per_actor", "must be positive, GPUs may be 0")
+        if self.report is not None and not self.report.endswith(".html"):
+            raise ConfigError("report", f"must end in .html, got '{self.report}'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,35 +52,102 @@ class EvaluateJobConfig(EvaluateConfig):
     cluster: EvaluateClusterConfig = field(default_factory=EvaluateClusterConfig)
 
 
-class _Scorer:
-    """One actor."""
+class _Actor:
+    """One copy of the models. Items come by number, outcomes go as text: rows of a dataset must be alike."""
 
-    def __init__(self, config: EvaluateJobConfig) -> None:
-        self.config = config
-        self.banks = load_banks(config.corpus, "valid")
-        self.enhancer = Enhancer.load(config.model, denoiser_only="enhance" not in config.modes)
-
-    def __call__(self, row: dict[str, int]) -> list[Row]:
-        return list(evaluation.score(self.enhancer, self.banks, self.config, int(row["id"])))
+    def __init__(self, config: EvaluateJobConfig, items: Sequence[Item]) -> None:
+        self.items = items
+        self.scorer = Scorer(config)
 
 
-def evaluate(config: EvaluateJobConfig) -> list[Row]:
-    """All rows, in the order of the examples; written to `output`, too.
+class _ScoringActor(_Actor):
+    def __call__(self, row: dict[str, int]) -> dict[str, Any]:
+        outcome = self.scorer(self.items[row["id"]])
+        return {"id": row["id"], "rows": json.dumps(outcome.rows), "failed": outcome.failed or ""}
+
+
+class _ListeningActor(_Actor):
+    """What there is to hear of the pairs that the page shows, cut to what it shows."""
+
+    def __init__(self, config: EvaluateJobConfig, items: Sequence[Item], choices: Sequence[Choice]) -> None:
+        super().__init__(config, items)
+        self.choices = choices
+
+    def __call__(self, row: dict[str, int]) -> dict[str, Any]:
+        heard = self.scorer.hear(self.items[row["id"]])
+        seconds = self.scorer.config.page.example_seconds
+        waveforms = excerpt(self.choices[row["id"]], heard, seconds).waveforms
+        return {"id": row["id"], "systems": list(waveforms), "waveforms": np.stack(list(waveforms.values()))}
+
+
+def evaluate(config: EvaluateJobConfig) -> list[Outcome]:
+    """What became of every pair, in their order; rows and page are written where `config.cluster` says.
 
     Raises:
-        RayError: an actor could not use the corpus or the model; its cause is the error of this package.
+        CheckpointError: there is no such model.
+        ConfigError: a folder or the table cannot be used, or matplotlib is absent and a page is asked for.
+        RayError: an actor could not use the corpus or a model; its cause is the error of this package.
     """
-    model = path_for_workers(config.model) if Path(config.model).exists() else config.model
-    config = dataclasses.replace(config, model=model, corpus=corpus_for_workers(config.corpus))
     cluster = config.cluster
-    dataset = ray.data.range(config.count, override_num_blocks=config.count).flat_map(
-        _Scorer,
-        fn_constructor_args=(config,),
-        compute=ActorPoolStrategy(size=cluster.actors),
+    if cluster.report is not None:
+        report.require_pictures()
+    config = evaluation.resolve(_for_workers(config))
+    items = evaluation.plan(config)
+    outcomes = [
+        Outcome(items[answer["id"]], json.loads(answer["rows"]), answer["failed"] or None)
+        for answer in _share_out(config, items, _ScoringActor, (config, items))
+    ]
+    rows: list[Row] = [row for outcome in outcomes for row in outcome.rows]
+    if cluster.output and rows:
+        ray.data.from_items(rows, override_num_blocks=1).write_parquet(output_place(cluster.output))
+    if cluster.report is not None:
+        choices = page.select(rows, config)
+        shown = [next(item for item in items if choice.is_of(item)) for choice in choices]
+        excerpts = [
+            Excerpt(choices[answer["id"]], dict(zip(answer["systems"], answer["waveforms"], strict=True)))
+            for answer in _share_out(config, shown, _ListeningActor, (config, shown, choices))
+        ]
+        each = f"{cluster.cpus_per_actor:g} CPUs and {cluster.gpus_per_actor:g} GPUs"
+        work = f"enhance_ray {__version__}. Models ran in {cluster.actors} actors on Ray, each with {each}."
+        page.write(output_place(cluster.report), page.page(outcomes, config, excerpts, work=work))
+    return outcomes
+
+
+def _share_out(
+    config: EvaluateJobConfig, items: Sequence[Item], actor: Callable[..., Any], arguments: tuple[Any, ...]
+) -> list[dict[str, Any]]:
+    """What actors make of each of ``items``, in their order."""
+    if not items:
+        return []
+    cluster = config.cluster
+    answers = ray.data.range(len(items), override_num_blocks=len(items)).map(
+        actor,
+        fn_constructor_args=arguments,
+        compute=ActorPoolStrategy(size=min(cluster.actors, len(items))),
         num_cpus=cluster.cpus_per_actor,
         num_gpus=cluster.gpus_per_actor,
     )
-    rows: list[Row] = sorted(dataset.take_all(), key=lambda row: row["index"])
-    if cluster.output:
-        ray.data.from_items(rows).write_parquet(output_place(cluster.output))
-    return rows
+    return sorted(answers.take_all(), key=lambda answer: int(answer["id"]))
+
+
+def _for_workers(config: EvaluateJobConfig) -> EvaluateJobConfig:
+    """With every path as processes of the cluster find it."""
+
+    def model(name: str | None) -> str | None:
+        return path_for_workers(name) if name is not None and Path(name).exists() else name
+
+    def folder(name: str | None) -> str | None:
+        return None if name is None else path_for_workers(name)
+
+    systems = tuple(
+        dataclasses.replace(system, model=model(system.model), folder=folder(system.folder))
+        for system in config.systems
+    )
+    return dataclasses.replace(
+        config,
+        model=model(config.model) or config.model,
+        systems=systems,
+        clean=folder(config.clean),
+        noisy=folder(config.noisy),
+        corpus=corpus_for_workers(config.corpus),
+    )

@@ -1,0 +1,145 @@
+"""A few pairs to look at and to listen to, from what was helped most to what was helped least."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from enhance_ray import report
+from enhance_ray.evaluation import tables
+from enhance_ray.evaluation.pairs import Item, Waveform
+from enhance_ray.evaluation.scoring import Row
+from enhance_ray.evaluation.settings import INPUT
+from enhance_ray.metrics import METRICS
+from enhance_ray.options import MODEL_RATE
+
+AUDIO_BYTES = 4_000_000
+"""Of all sounds in a page together, before they are written as text, which takes a third more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A pair to be shown."""
+
+    condition: str
+    index: int
+    name: str
+    label: str
+    """Why it is shown."""
+
+    def is_of(self, item: Item) -> bool:
+        """Whether ``item`` is that pair."""
+        return (item.condition, item.index) == (self.condition, self.index)
+
+
+class Excerpt(NamedTuple):
+    """A part of a pair."""
+
+    choice: Choice
+    waveforms: Mapping[str, Waveform]
+    """(time,) at `MODEL_RATE`, of equal length: "clean", then by system."""
+
+
+def choose(rows: Sequence[Row], metric: str | None, count: int) -> list[Choice]:
+    """``count`` pairs, evenly over the gain of the last system on the input: the best, the worst, between.
+
+    Args:
+        rows: of all pairs.
+        metric: by which the gain is told; None, or where it is measured of no pair: the first that is.
+        count: how many.
+    """
+    directed = [n for n in tables.columns(rows) if n in METRICS and METRICS[n].higher_is_better is not None]
+    name = metric if metric in directed else next(iter(directed), None)
+    system = rows[-1]["system"] if rows else INPUT
+    if name is None or system == INPUT:
+        return []
+    sign = 1 if METRICS[name].higher_is_better else -1
+    before = {(row["condition"], row["index"]): row for row in rows if row["system"] == INPUT}
+    ranked = []
+    for row in rows:
+        pair = tables.values([before[row["condition"], row["index"]], row], name)
+        if row["system"] == system and len(pair) == 2:
+            ranked.append((sign * (pair[1] - pair[0]), pair, row))
+    ranked.sort(key=lambda entry: -entry[0])
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).astype(int))
+    chosen = []
+    for place in map(int, places):
+        _, (first, last), row = ranked[place]
+        rank = f"{_word(place, len(ranked))} by the gain of {system} in {METRICS[name].title}"
+        digits = METRICS[name].digits
+        label = f"{rank}: {first:.{digits}f} to {last:.{digits}f} {METRICS[name].unit}".rstrip()
+        chosen.append(Choice(row["condition"], row["index"], row["name"], label))
+    return chosen
+
+
+def _word(place: int, count: int) -> str:
+    words = {(count - 1) // 2: "Median", count - 1: "Worst", 0: "Best"}
+    return f"{words.get(place, f'Number {place + 1}')} of {count}"
+
+
+def excerpt(choice: Choice, waveforms: Mapping[str, Waveform], seconds: float) -> Excerpt:
+    """The ``seconds`` of ``waveforms`` in which most is said."""
+    length = int(seconds * MODEL_RATE)
+    energy = np.cumsum(np.pad(np.square(waveforms["clean"], dtype=np.float64), (1, 0)))
+    start = int(np.argmax(energy[length:] - energy[:-length])) if energy.size > length else 0
+    return Excerpt(choice, {name: wave[start : start + length] for name, wave in waveforms.items()})
+
+
+def section(excerpts: Sequence[Excerpt]) -> str:
+    """HTML: spectrograms and players side by side.
+
+    Raises:
+        ConfigError: matplotlib is absent.
+    """
+    note = (
+        "Mel spectrograms: within an example the same colour is the same level, down to 80 dB below the "
+        "loudest. Its sounds all have one gain. A player started while another plays goes on from there."
+    )
+    shown = "".join(map(_example, _fitted(excerpts)))
+    return f'<p class="note">{note}</p>{shown}' if shown else ""
+
+
+def _fitted(excerpts: Sequence[Excerpt]) -> list[Excerpt]:
+    """As they are, or cut to what leaves the page small."""
+    size = sum(len(_flac(wave)) for excerpt in excerpts for wave in excerpt.waveforms.values())
+    share = min(1.0, AUDIO_BYTES / max(1, size))
+    return [
+        Excerpt(choice, {name: wave[: int(share * wave.size)] for name, wave in waveforms.items()})
+        for choice, waveforms in excerpts
+    ]
+
+
+def _example(example: Excerpt) -> str:
+    choice, waveforms = example
+    peak = max(float(np.abs(wave).max(initial=0)) for wave in waveforms.values())
+    levels = {name: report.mel_level(wave, MODEL_RATE) for name, wave in waveforms.items()}
+    loudest = max(float(level.max()) for level in levels.values())
+    panels = []
+    for name, wave in waveforms.items():
+        figure = report.new_figure(3.6, 2.5)
+        axis = figure.subplots()
+        report.draw_spectrogram(axis, levels[name] - loudest, wave.size / MODEL_RATE, MODEL_RATE)
+        axis.set_ylabel("frequency (kHz)", color=report.INK)
+        picture = report.embed(figure, f"Spectrogram of {choice.name}, {name}", "webp")
+        sound = base64.b64encode(_flac(wave * (0.9 / max(peak, 1e-6)))).decode()
+        source = f"data:audio/flac;base64,{sound}"
+        player = f'<audio controls preload="metadata" aria-label="{escape(name)}" src="{source}"></audio>'
+        panels.append(f"<figure><figcaption>{escape(name)}</figcaption>{picture}{player}</figure>")
+    return (
+        f"<h3>{escape(choice.name)}, {escape(choice.condition)}</h3>"
+        f'<p class="note">{escape(choice.label)}</p>'
+        f'<div class="grid panels" data-together>{"".join(panels)}</div>'
+    )
+
+
+def _flac(waveform: Waveform) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, waveform, MODEL_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

@@ -1,0 +1,135 @@
+"""The work of an evaluation, pair by pair, in this process or in several."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from enhance_ray import metrics
+from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.evaluation import pairs
+from enhance_ray.evaluation.pairs import Item, Waveform
+from enhance_ray.evaluation.settings import EvaluateConfig
+from enhance_ray.evaluation.systems import Systems
+from enhance_ray.options import MODEL_RATE
+from enhance_ray.pipeline import resolve_device
+from enhance_ray.training.examples import load_banks
+
+Row = dict[str, Any]
+"""Of one pair and one system: condition, index, name, system, seconds of audio, a number for each metric,
+rtf, and what is known of the pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a pair."""
+
+    item: Item
+    rows: list[Row]
+    """One a system; none if it failed."""
+    failed: str | None = None
+    """Why it could not be read."""
+
+
+class Scorer:
+    """Everything that a process needs to score any pair."""
+
+    def __init__(self, config: EvaluateConfig, device: str = "auto") -> None:
+        """Load the models and the corpus of ``config``, which `resolve` has seen.
+
+        Raises:
+            CheckpointError: a model cannot be used.
+            ConfigError: a model cannot do what is asked of it, or the corpus holds nothing.
+        """
+        self.config = config
+        self._systems = Systems(config, device)
+        self._banks = load_banks(config.corpus, "valid") if config.clean is None else None
+
+    def __call__(self, item: Item) -> Outcome:
+        """Score what every system makes of a pair.
+
+        Raises:
+            ConfigError: a package of the `eval` extra is absent.
+        """
+        try:
+            pair = pairs.read(item, self.config, self._banks)
+        except (AudioError, ConfigError) as error:  # one bad pair costs the others nothing
+            return Outcome(item, [], str(error))
+        rows = []
+        reference = pair.example.reference
+        for heard in self._systems(pair):
+            scores = metrics.score(heard.waveform, reference, MODEL_RATE, self.config.metric_names)
+            rows.append(
+                {
+                    "condition": item.condition,
+                    "index": item.index,
+                    "name": item.name,
+                    "system": heard.system,
+                    "seconds": reference.size / MODEL_RATE,
+                    **scores,
+                    "rtf": heard.rtf,
+                    **pair.facts,
+                }
+            )
+        return Outcome(item, rows)
+
+    def hear(self, item: Item) -> Mapping[str, Waveform]:
+        """What there is to hear of a pair that can be read: "clean", and what each system makes of it."""
+        pair = pairs.read(item, self.config, self._banks)
+        return {"clean": pair.example.reference} | {
+            heard.system: heard.waveform for heard in self._systems(pair)
+        }
+
+
+def run(
+    config: EvaluateConfig, items: Sequence[Item], *, device: str = "auto", jobs: int = 1
+) -> Generator[Outcome]:
+    """Score ``items``, in their order.
+
+    Args:
+        config: what `resolve` gave.
+        items: of `plan`.
+        device: of the models.
+        jobs: processes, each with models of its own on one thread of torch; 1 works here, on all threads.
+
+    Raises:
+        CheckpointError: a model cannot be used.
+        ConfigError: as `Scorer`.
+    """
+    if jobs < 1:
+        raise ConfigError("jobs", f"must be at least 1, got {jobs}")
+    if jobs == 1:
+        yield from map(scorer(config, device), items)
+        return
+    # A forked torch or onnxruntime may hang.
+    spawned = multiprocessing.get_context("spawn")
+    one_thread = functools.partial(torch.set_num_threads, 1)
+    with ProcessPoolExecutor(jobs, mp_context=spawned, initializer=one_thread) as pool:
+        try:
+            yield from pool.map(functools.partial(_score, config, device), items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _score(config: EvaluateConfig, device: str, item: Item) -> Outcome:
+    return scorer(config, device)(item)
+
+
+@functools.lru_cache(maxsize=1)
+def scorer(config: EvaluateConfig, device: str = "auto") -> Scorer:
+    """This process' own, which is kept: models are loaded once."""
+    return Scorer(config, device)
+
+
+def workplace(device: str, jobs: int) -> str:
+    """A sentence for readers of real-time factors."""
+    where = resolve_device(device)
+    if jobs > 1:
+        return f"Models ran on {where}, in {jobs} processes at once, of one thread each."
+    return f"Models ran on {where}, on {torch.get_num_threads()} threads."
