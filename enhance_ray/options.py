@@ -104,6 +104,11 @@ class EnhanceOptions:
         least=0,
         most=1,
     )
+    guard: bool = _option(
+        False,
+        "keep the denoised sound where the enhancer says something else, and the original where there is"
+        " music or the denoiser takes speech away",
+    )
     channels: Literal["keep", "mono"] = _option("keep", "keep every channel, or mix down to one first")
     loudness: float | Literal["keep"] = _option(
         "keep", "integrated loudness of the output in LUFS, -70 to 0 (podcasts: -16); keep leaves it"
@@ -161,6 +166,15 @@ def add_arguments(parser: Any, *, enhances: bool, skip: typing.Collection[str] =
             continue
         alias = option.metadata["alias"]
         text: str = option.metadata["help"]
+        if hints[option.name] is bool:
+            parser.add_argument(
+                f"--{option.name.replace('_', '-')}",
+                dest=option.name,
+                action=argparse.BooleanOptionalAction,
+                default=None,
+                help=text,
+            )
+            continue
         if option.default is not None:
             text += f" (default: {option.default})"
         parser.add_argument(

@@ -22,7 +22,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from enhance_ray import checkpoint, resemble
+from enhance_ray import checkpoint, guard, resemble
 from enhance_ray.dsp.levels import GainCurve, Meter
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.dsp.segments import Joiner, Layout, Segment, Splitter
@@ -336,6 +336,9 @@ class Enhancer:
     ) -> Tensor:
         """The model on (row, time), as one batch: to the device and back, in float32.
 
+        A guard chooses between versions: where `options.guard` asks for one and the mode is to enhance, the
+        answer is (row, 2, time), enhanced and denoised.
+
         Rows do not influence each other, up to rounding. Where the device's memory does not hold all of them,
         they run in two halves, and so do later batches of that size.
 
@@ -377,13 +380,20 @@ class Enhancer:
         with self._exact_convolutions():
             if options.mode == "enhance":
                 assert self.net is not None, "check() comes first"
+                if denoised is not None:
+                    denoised = denoised.to(self.device)
+                elif options.guard:
+                    denoised = self.net.denoised(rows)
                 output: Tensor = self.net(
                     rows,
                     options,
-                    denoised=None if denoised is None else denoised.to(self.device),
+                    denoised=denoised,
                     first_frames=[start // self.hop for start in starts],
                 )
                 output = nn.functional.pad(output, (0, rows.shape[-1] - output.shape[-1]))
+                if options.guard:
+                    assert denoised is not None
+                    output = torch.stack([output, denoised], dim=1)
             else:
                 bf16 = self.precision == "bf16"
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
@@ -403,7 +413,7 @@ class Result(NamedTuple, Generic[Owner]):
     owner: Owner
     piece: Piece
     output: Tensor
-    """(channel, row): of the model, for ``piece.rows``."""
+    """(channel, row), or with a guard (channel, 2, row): of the model, for ``piece.rows``."""
     seconds_spent: float
     """The piece's share of the batch's running time."""
 
@@ -581,10 +591,29 @@ class Analysis:
 class Synthesis:
     """Turns what the model made of the pieces of one recording into its output blocks."""
 
-    def __init__(self, enhancer: Enhancer, options: EnhanceOptions, *, name: str) -> None:
-        self._strength = options.strength
+    def __init__(
+        self,
+        enhancer: Enhancer,
+        options: EnhanceOptions,
+        *,
+        name: str,
+        listener: Callable[[Piece, Tensor], None] | None = None,
+    ) -> None:
+        """Begin a recording.
+
+        Args:
+            enhancer: whose answers come; it is not run.
+            options: what is done.
+            name: what errors call the recording.
+            listener: called for every piece with what becomes of it, (channel, time), at the piece's level.
+        """
+        self._options = options
+        self._listener = listener
         self._joiner = Joiner(layout_of(options, enhancer.hop))
         self._name = name
+        self._written = 0
+        self.replaced: list[guard.Span] = []
+        """What a guard kept of another version, in the order of time."""
         self._spool = None if options.loudness == "keep" else _LoudnessSpool(options.loudness)
 
     @property
@@ -606,8 +635,21 @@ class Synthesis:
         """
         if not output.isfinite().all():
             raise FloatingPointError(f"the model gave NaN or infinite samples for {self._name}")
-        mixed = torch.lerp(piece.rows, output, self._strength)[:, : len(piece.gains)]
+        choice = None
+        if self._options.guard:
+            denoised, enhanced = (output, None) if output.ndim == 2 else (output[:, 1], output[:, 0])
+            choice = guard.choose(piece.rows, denoised, enhanced, piece.peaks)
+            output = guard.mix(piece.rows, denoised, enhanced, choice)
+        mixed = torch.lerp(piece.rows, output, self._options.strength)[:, : len(piece.gains)]
+        if self._listener is not None:
+            self._listener(piece, mixed)
         block = self._joiner.add(piece.segment, mixed.mul_(piece.peaks).mul_(piece.gains))
+        if choice is not None:
+            stop = self._written + block.shape[-1]
+            self.replaced = guard.joined(
+                self.replaced, guard.spans(choice, piece.segment.start, self._written, stop)
+            )
+            self._written = stop
         if self._spool is None:
             return [block]
         self._spool.add(block)

@@ -19,6 +19,7 @@ import os
 import re
 import string
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -81,8 +82,10 @@ class Record:
     model: str | None = None
     """Fingerprint of the weights."""
     options: dict[str, Any] = field(default_factory=dict)
+    guard: list[dict[str, Any]] = field(default_factory=list)
+    """Where a guard kept another version than the one that was asked for: `guard.Span` as mappings."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Where asked for: by name of the metric (see `metrics.METRICS`) with `_in` or `_out` behind it."""
+    """Where asked for: by name of the metric (see `metrics.RECORDED`) with `_in` or `_out` behind it."""
 
     @property
     def rtf(self) -> float | None:
@@ -209,6 +212,7 @@ def html(
             _run_section(records),
             _failures_section([record for record in records if record.status == "failed"]),
             _scores_section(records),
+            _guard_of(records),
             section("Before and after", "".join(_example(record, path.parent) for record in shown)),
             _table_section(records),
         ],
@@ -236,7 +240,7 @@ def require_pictures() -> None:
     Raises:
         ConfigError: matplotlib is absent.
     """
-    _figure(1, 1)
+    new_figure(1, 1)
 
 
 def page(title: str, cards: Sequence[tuple[str, str, bool]], sections: Iterable[str]) -> str:
@@ -301,7 +305,7 @@ def bars(
     if not charts:
         return ""
     columns = min(4, len(charts))
-    figure = _figure(2.9 * columns, 2.2 * -(-len(charts) // columns))
+    figure = new_figure(2.9 * columns, 2.2 * -(-len(charts) // columns))
     axes = figure.subplots(-(-len(charts) // columns), columns, squeeze=False).flat
     for axis, (name, series) in zip(axes, charts.items(), strict=False):
         for (label, counts), colour in zip(series, (BEFORE, AFTER), strict=False):
@@ -311,11 +315,11 @@ def bars(
         axis.set_xlabel(name, color=INK)
         if len(series) > 1:
             axis.legend(frameon=False, labelcolor=INK, fontsize="small")
-        _paint(axis)
+        paint(axis)
     figure.axes[0].set_ylabel("recordings", color=INK)
     for axis in figure.axes[len(charts) :]:
         axis.remove()
-    return _picture(figure, f"Histograms: {', '.join(charts)}")
+    return embed(figure, f"Histograms: {', '.join(charts)}")
 
 
 def score_charts(
@@ -325,7 +329,7 @@ def score_charts(
     charts: dict[str, list[tuple[str, NDArray[np.number]]]] = {}
     edges: dict[str, NDArray[np.number]] = {}
     for name, pair in values.items():
-        metric = metrics.METRICS[name]
+        metric = metrics.RECORDED[name]
         title = f"{metric.title} ({metric.unit})" if metric.unit else metric.title
         bins = edges[title] = np.histogram_bin_edges(np.concatenate(pair), bins=24)
         sides = zip(("before", "after"), pair, strict=True)
@@ -378,22 +382,50 @@ def _scores_section(records: Sequence[Record]) -> str:
         name: [
             [r.scores[name + side] for r in records if name + side in r.scores] for side in ("_in", "_out")
         ]
-        for name in metrics.METRICS
+        for name in metrics.RECORDED
     }
     values = {name: pair for name, pair in values.items() if any(pair)}
     if not values:
         return ""
     rows = []
     for name, pair in values.items():
-        metric = metrics.METRICS[name]
+        metric = metrics.RECORDED[name]
         cells = "".join(
             f'<td class="n">{_interval(metrics.mean_interval(side), metric.digits)}</td>' for side in pair
         )
-        better = "higher" if metric.higher_is_better else "lower"
+        better = {True: "higher", False: "lower", None: "0"}[metric.higher_is_better]
         rows.append(f"<tr><td>{metric.title}</td>{cells}<td>{metric.unit}</td><td>{better}</td></tr>")
     head = "<tr><th>Metric</th><th>Before</th><th>After</th><th>Unit</th><th>Better is</th></tr>"
     picture = bars(*score_charts(values))
     return section("Scores", f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{picture}")
+
+
+@dataclass(slots=True)
+class GuardTally:
+    """How often a guard kept another version, and why, over any number of recordings."""
+
+    times: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By reason and version."""
+    seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, spans: Iterable[Mapping[str, Any]]) -> None:
+        """Count what `Record.guard` holds."""
+        for span in spans:
+            key = span["reason"], span["kept"]
+            self.times[key] += 1
+            self.seconds[key] += span["stop"] - span["start"]
+
+    def section(self) -> str:
+        """HTML; empty where there is nothing to tell."""
+        rows = ((*key, times, self.seconds[key]) for key, times in self.times.most_common())
+        return section("Guard", table(["Reason", "Kept", "Times", "Seconds"], rows))
+
+
+def _guard_of(records: Sequence[Record]) -> str:
+    tally = GuardTally()
+    for record in records:
+        tally.add(record.guard)
+    return tally.section()
 
 
 def _example(record: Record, folder: Path) -> str:
@@ -406,7 +438,7 @@ def _example(record: Record, folder: Path) -> str:
     except AudioReadError as error:  # the files may have changed since: the page is about the rest, too
         return f"<figure>{caption}<p>{escape(str(error))}</p></figure>"
     before = metrics.resample(before, rate_before, rate)
-    picture = _picture(_pair_figure(before, after, rate), "Spectrograms before and after")
+    picture = embed(_pair_figure(before, after, rate), "Spectrograms before and after")
     players = "".join(_player(Path(path), folder) for path in (record.input, record.output))
     return f'<figure>{caption}{picture}<div class="players">{players}</div></figure>'
 
@@ -432,7 +464,7 @@ def _table_section(records: Sequence[Record]) -> str:
     ordered = sorted(
         records, key=lambda record: record.status != "failed"
     )  # stable: the order stays otherwise
-    scores = [name + side for name in metrics.METRICS for side in ("_in", "_out")]
+    scores = [name + side for name in metrics.RECORDED for side in ("_in", "_out")]
     scores = [key for key in scores if any(key in record.scores for record in records)]
     titles = ["Input", "Status", "Length (s)", "RTF", "Rate (Hz)", "Channels", "Peak in (dBFS)", "Peak out"]
     titles += ["Loudness in (LUFS)", "Loudness out", *(_score_title(key) for key in scores), "Remark"]
@@ -445,7 +477,7 @@ def _table_section(records: Sequence[Record]) -> str:
 
 def _score_title(key: str) -> str:
     name, _, side = key.rpartition("_")
-    return f"{metrics.METRICS[name].title} {side}"
+    return f"{metrics.RECORDED[name].title} {side}"
 
 
 def _row(record: Record, scores: Sequence[str]) -> str:
@@ -458,7 +490,7 @@ def _row(record: Record, scores: Sequence[str]) -> str:
         (record.peak_out, 1),
         (record.loudness_in, 1),
         (record.loudness_out, 1),
-        *((record.scores.get(key), metrics.METRICS[key.rpartition("_")[0]].digits) for key in scores),
+        *((record.scores.get(key), metrics.RECORDED[key.rpartition("_")[0]].digits) for key in scores),
     ]
     cells = "".join(f'<td class="n">{_number(value, digits)}</td>' for value, digits in numbers)
     remark = escape(record.reason or record.warning or "")
@@ -486,8 +518,12 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def _figure(width: float, height: float) -> Any:
-    """A figure of its own, in inches: no pyplot, whose figures are global and never freed."""
+def new_figure(width: float, height: float) -> Any:
+    """A figure of its own, in inches: no pyplot, whose figures are global and never freed.
+
+    Raises:
+        ConfigError: matplotlib is absent.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -499,33 +535,39 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _pair_figure(before: NDArray[np.float32], after: NDArray[np.float32], sample_rate: int) -> Any:
-    figure = _figure(10, 3.2)
+    figure = new_figure(10, 3.2)
     axes = figure.subplots(1, 2, sharey=True)
-    levels = [_mel_level(waveform, sample_rate) for waveform in (before, after)]
+    levels = [mel_level(waveform, sample_rate) for waveform in (before, after)]
     loudest = max(level.max() for level in levels)
-    ticks = [khz for khz in (0.5, 1, 2, 4, 8, 16) if 2000 * khz <= sample_rate]
     for axis, title, level, waveform in zip(axes, ("Before", "After"), levels, (before, after), strict=True):
-        image = axis.imshow(
-            level - loudest,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            vmin=-RANGE_DB,
-            vmax=0,
-            extent=(0, waveform.size / sample_rate, 0, librosa.hz_to_mel(sample_rate / 2)),
-        )
+        image = draw_spectrogram(axis, level - loudest, waveform.size / sample_rate, sample_rate)
         axis.set_title(title, color=INK)
-        axis.set_xlabel("time (s)", color=INK)
-        axis.set_yticks(librosa.hz_to_mel(1000 * np.array(ticks)), [f"{khz:g}" for khz in ticks])
-        _paint(axis)
     axes[0].set_ylabel("frequency (kHz)", color=INK)
     bar = figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("dB re the loudest", color=INK)
-    _paint(bar.ax)
+    paint(bar.ax)
     return figure
 
 
-def _mel_level(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+def draw_spectrogram(axis: Any, level: NDArray[np.float32], seconds: float, sample_rate: int) -> Any:
+    """Draw what `mel_level` gave, in dB re the loudest, on ``axis``; the image, for a bar of its colours."""
+    image = axis.imshow(
+        level,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-RANGE_DB,
+        vmax=0,
+        extent=(0, seconds, 0, librosa.hz_to_mel(sample_rate / 2)),
+    )
+    ticks = [khz for khz in (0.5, 1, 2, 4, 8, 16) if 2000 * khz <= sample_rate]
+    axis.set_xlabel("time (s)", color=INK)
+    axis.set_yticks(librosa.hz_to_mel(1000 * np.array(ticks)), [f"{khz:g}" for khz in ticks])
+    paint(axis)
+    return image
+
+
+def mel_level(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
     """Power of mel bands in dB, (mel, frame); at most about a thousand frames, as the picture has columns."""
     hop = max(256, waveform.size // 1000)
     waveform = np.pad(waveform, (0, max(0, 2048 - waveform.size)))
@@ -536,13 +578,19 @@ def _mel_level(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.fl
     return level
 
 
-def _paint(axis: Any) -> None:
+def paint(axis: Any) -> None:
+    """Give ``axis`` the colour that can be read on white and on black."""
     axis.tick_params(colors=INK)
     for spine in axis.spines.values():
         spine.set_color(INK)
 
 
-def _picture(figure: Any, text: str) -> str:
+def embed(figure: Any, text: str, kind: Literal["png", "webp"] = "png") -> str:
+    """``figure`` as a picture that is inside the page; ``text`` stands for it where it cannot be seen.
+
+    Of spectrograms, webp takes a fifth of what png does.
+    """
     file = io.BytesIO()
-    figure.savefig(file, format="png", transparent=True)
-    return f'<img alt="{text}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    figure.savefig(file, format=kind, transparent=True)
+    source = f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f'<img alt="{escape(text)}" src="{source}">'

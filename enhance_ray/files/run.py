@@ -30,6 +30,7 @@ from enhance_ray import audio, config, report
 from enhance_ray.dsp.levels import Meter
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.files.plan import Job, target_format
+from enhance_ray.files.scores import Scores
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Piece, Result, Synthesis
 from enhance_ray.report import Record
@@ -82,6 +83,7 @@ def enhance_files(
     patience: float = 0.0,
     force: bool = False,
     partial: bool = False,
+    scores: bool = False,
     done: Mapping[str, Record] | None = None,
     report_path: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -101,6 +103,7 @@ def enhance_files(
         patience: for how many seconds a remote storage that fails is asked again, at growing intervals.
         force: replace outputs that exist.
         partial: keep what could be decoded of a damaged input; the record carries a warning.
+        scores: have records say how good input and output sound (see `files.scores`).
         done: records of an earlier run by input (see `done_before`). Such a job becomes a record with
             status "skipped", if its output is the same and still exists.
         report_path: JSON-lines report to which each record is appended the moment its output is in
@@ -124,6 +127,7 @@ def enhance_files(
         patience=patience,
         force=force,
         partial=partial,
+        scores=scores,
         done=done or {},
         report_path=report_path,
     )
@@ -236,6 +240,7 @@ class _FileWork:
         patience: float,
         force: bool,
         partial: bool,
+        scores: bool,
         done: Mapping[str, Record],
         report_path: str | Path | None,
     ) -> None:
@@ -246,6 +251,7 @@ class _FileWork:
         self._rows_ahead = rows_ahead
         self._force = force
         self._partial = partial
+        self._scores = scores
         self._done = done
         self._report_path = report_path
         self._report_lock = threading.Lock()
@@ -317,7 +323,10 @@ class _FileWork:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
             analysis = Analysis(self.enhancer, info.sample_rate, info.channels, self.options, name=job.input)
-            synthesis = Synthesis(self.enhancer, self.options, name=job.input)
+            scores = Scores() if self._scores else None
+            synthesis = Synthesis(
+                self.enhancer, self.options, name=job.input, listener=scores.hear if scores else None
+            )
             meter_in = Meter(info.sample_rate, info.channels)
             meter_out = Meter(MODEL_RATE, analysis.channels)
             with audio.encode(
@@ -346,6 +355,8 @@ class _FileWork:
             output=job.output,
             status="done",
             warning="; ".join(filter(None, [decoder.warning, synthesis.warning])) or None,
+            scores=scores.result() if scores else {},
+            guard=[dataclasses.asdict(span) for span in synthesis.replaced],
             seconds=meter_in.seconds,
             seconds_spent=spent,
             stages=dict(stages),

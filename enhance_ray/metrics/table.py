@@ -54,7 +54,11 @@ METRICS = {
 
 OPINIONS = {
     f"opinion_{scale}": Metric(
-        title=f"{scale.upper()} (estimate)", unit="MOS", higher_is_better=True, digits=2, needs_reference=False
+        title=f"{scale.upper()} (estimate)",
+        unit="MOS",
+        higher_is_better=True,
+        digits=2,
+        needs_reference=False,
     )
     for scale in ("sig", "bak", "ovrl")
 }

@@ -45,7 +45,13 @@ def test_a_bucket_is_restored_as_files_are_and_the_next_run_does_what_is_new(
     _, whole, broken = recordings
     source, output = f"{s3}/bulk/in", f"{s3}/bulk/out"
     settings = BulkConfig(
-        input=source, output=output, actors=2, flush_seconds=0.2, max_failed=None, price_per_cpu_hour=1
+        input=source,
+        output=output,
+        actors=2,
+        flush_seconds=0.2,
+        max_failed=None,
+        price_per_cpu_hour=1,
+        scores=True,
     )
 
     outcome = run(settings)
@@ -62,6 +68,14 @@ def test_a_bucket_is_restored_as_files_are_and_the_next_run_does_what_is_new(
     page = fsspec.open(f"{outcome.place}/report.html").open().read().decode()
     assert "not audio" in page
     assert "Where the time went" in page
+    assert "OVRL (estimate)" in page
+    scores = [json.loads(rows[name]["scores"]) for name in whole]
+    assert {*scores[0]} == {
+        f"opinion_{scale}_{side}" for scale in ("sig", "bak", "ovrl") for side in ("in", "out")
+    }
+    mean = sum(score["opinion_bak_out"] for score in scores) / len(scores)
+    told = json.loads(fsspec.open(f"{outcome.place}/report.json").open().read())
+    assert told["scores"]["opinion_bak_out"] == pytest.approx(mean, abs=1e-9)
 
     # The same command again has nothing to do.
     assert run(settings).report.done == 18

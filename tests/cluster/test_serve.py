@@ -67,13 +67,15 @@ def client(url):
         yield client
 
 
-@pytest.mark.parametrize("mode", ["denoise", "enhance"])
-def test_an_answer_is_what_the_pipeline_gives(client, mode):
+@pytest.mark.parametrize(
+    ("mode", "options"), [("denoise", {}), ("enhance", {}), ("enhance", {"guard": True})]
+)
+def test_an_answer_is_what_the_pipeline_gives(client, mode, options):
     waveform, rate = soundfile.read(SAMPLE, dtype="float32")
     local = Enhancer.load(denoiser_only=mode == "denoise")
-    expected, _ = getattr(local, mode)(waveform, rate)
+    expected, _ = getattr(local, mode)(waveform, rate, EnhanceOptions(**options))
 
-    answer, info = samples(getattr(client, mode)(SAMPLE))
+    answer, info = samples(getattr(client, mode)(SAMPLE, **options))
 
     assert info.codec == "flac"
     assert answer.shape[1] == len(expected) == info.frames

@@ -16,16 +16,20 @@ import fsspec
 import numpy as np
 import pytest
 import soundfile
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from music import jingle
 from torch import nn
 
-from enhance_ray import audio, report
+from enhance_ray import audio, metrics, report
+from enhance_ray.dsp.segments import Segment
 from enhance_ray.errors import AudioWriteError, ConfigError
-from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, target_format
+from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, scores, target_format
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.pipeline import Enhancer, Piece
 
 RATE = 44_100
+SAMPLES = Path(__file__).parents[2] / "samples"
 OPTIONS = EnhanceOptions(segment_seconds=1, overlap_seconds=0.1, context_seconds=0.1)
 
 
@@ -94,6 +98,56 @@ def test_a_record_says_what_was_done(tmp_path):
     assert record.peak_in == pytest.approx(20 * np.log10(np.abs(samples(source)).max()), abs=1e-4)
     assert record.loudness_out == pytest.approx(record.loudness_in, abs=0.6)  # the top of the band is gone
     assert soundfile.info(record.output).samplerate == RATE
+
+
+def test_records_score_input_and_output_where_that_is_asked_for(tmp_path):
+    sample = SAMPLES / "noisy/kathleen_helicopter.flac"
+    model = Enhancer.load(device="cpu", denoiser_only=True)
+    jobs = [Job(str(sample), str(tmp_path / "b.flac"))]
+    (record,) = enhance_files(jobs, model, scores=True, report_path=tmp_path / "records.jsonl")
+    assert set(record.scores) == {f"{name}_{side}" for name in metrics.OPINIONS for side in ("in", "out")}
+    assert all(1 <= score <= 5 for score in record.scores.values())
+    assert record.scores["opinion_bak_out"] > record.scores["opinion_bak_in"] + 0.5
+    assert report.read(tmp_path / "records.jsonl") == [record]
+    (plain,) = enhance_files(jobs, model, force=True)
+    assert plain.scores == {}
+
+
+def test_a_long_recording_is_scored_every_half_minute_and_where_it_is_loud(monkeypatch):
+    heard = []
+
+    def listen(waveform):
+        heard.append(waveform)
+        return torch.full((len(waveform), 3), 3.0)
+
+    monkeypatch.setattr(scores.opinion, "load", lambda: listen)
+    keeper = scores.Scores()
+    assert keeper.result() == {}
+    quiet = torch.full((1, 30 * RATE), 0.001)
+    loud = quiet.clone()
+    loud[:, 20 * RATE : 25 * RATE] = 0.5
+    for second in (0, 10, 20, 28, 56):
+        segment = Segment(second * RATE, (second + 30) * RATE, last=False)
+        keeper.hear(Piece(segment, quiet, torch.ones(1, 1), torch.ones(30 * RATE)), loud)
+    assert len(heard) == 3
+    assert {window.shape for window in heard} == {(2, scores.WINDOW)}
+    assert all((window[1] == 0.5).sum() == 5 * RATE for window in heard)
+    assert keeper.result()["opinion_sig_in"] == 3.0
+
+
+def test_a_record_tells_what_a_guard_kept(tmp_path):
+    sample, rate = soundfile.read(SAMPLES / "clean/kathleen_helicopter.flac", dtype="float32")
+    soundfile.write(tmp_path / "a.wav", np.concatenate([sample, jingle(8.0)]), rate)
+    model = Enhancer.load(device="cpu", denoiser_only=True)
+    jobs = [Job(str(tmp_path / "a.wav"), str(tmp_path / "b.wav"))]
+    options = EnhanceOptions(guard=True)
+    (record,) = enhance_files(jobs, model, options, report_path=tmp_path / "records.jsonl")
+    assert [(span["kept"], span["reason"]) for span in record.guard] == [("original", "music")]
+    assert record.guard[0]["start"] == pytest.approx(8, abs=1.5)
+    assert report.read(tmp_path / "records.jsonl") == [record]
+    page = tmp_path / "report.html"
+    report.html(page, [record])
+    assert "<h2>Guard</h2>" in page.read_text()
 
 
 def test_the_record_of_a_failure_says_why_and_leaves_no_output(folder):

@@ -69,6 +69,12 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-failed", metavar="N|X%", type=yaml.safe_load, help="failures that stop the job"
     )
+    parser.add_argument(
+        "--scores",
+        action="store_true",
+        default=None,
+        help="have records say how good recordings sound, before and after",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--address", help="of the cluster; by default RAY_ADDRESS, or this machine alone")
     parser.add_argument("--plan-only", action="store_true", help="list, and say what the job takes and costs")
@@ -89,7 +95,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
 def _settings(parsed: argparse.Namespace) -> BulkConfig:
     given: dict[str, Any] = {
         name: getattr(parsed, name)
-        for name in ("input", "output", "model", "max_failed")
+        for name in ("input", "output", "model", "max_failed", "scores")
         if getattr(parsed, name) is not None
     }
     # JSON is YAML: what the options were read as comes back as it was.

@@ -32,6 +32,8 @@ class BulkConfig:
     """``tree`` keeps the inputs' names; ``content`` names an output by a hash of its input's URI and etag."""
     partial: bool = False
     """Keep what can be decoded of damaged inputs; their records carry a warning."""
+    scores: bool = False
+    """Have records say how good inputs and outputs sound, before and after (`files.scores`)."""
 
     actors: int | tuple[int, int] = 1
     """Copies of the model; a range [least, most] follows the cluster's size."""

@@ -66,6 +66,7 @@ RECORDS = pa.schema(
         ("peak_out", pa.float32()),
         ("loudness_in", pa.float32()),
         ("loudness_out", pa.float32()),
+        ("guard", pa.string()),  # JSON
         ("scores", pa.string()),  # JSON
         ("model", pa.string()),
         ("etag", pa.string()),

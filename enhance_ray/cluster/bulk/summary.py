@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from enhance_ray import metrics, report
 from enhance_ray.cluster.bulk.settings import BulkConfig
@@ -31,11 +32,30 @@ _PARTS_AT_ONCE = 16
 _SLOWEST = 25
 _REASONS = 50
 _LEVELS = np.arange(-70, 2.5, 2.5)
+_MOS = np.linspace(1, 5, 41)
 _LENGTHS = np.arange(-0.5, 5.25, 0.25)  # log10 of seconds
 _COLUMNS = [
     "uri", "status", "code", "reason", "seconds", "input_bytes", "output_bytes", "loudness_in",
-    "loudness_out", "actor", "scores", *(f"{stage}_seconds" for stage in STAGES),
+    "loudness_out", "actor", "guard", "scores", *(f"{stage}_seconds" for stage in STAGES),
 ]  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Spread:
+    """Of a score on a scale of 1 to 5, over any number of recordings."""
+
+    count: int = 0
+    total: float = 0.0
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_MOS) - 1, np.int64))
+
+    def add(self, score: float) -> None:
+        self.count += 1
+        self.total += score
+        self.counts[min(max(int((score - _MOS[0]) * 10), 0), len(self.counts) - 1)] += 1
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,7 +100,8 @@ class _Sums:
     """Files, seconds of audio and of the model, by actor."""
     levels: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(len(_LENGTHS) - 1, np.int64))
-    scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    scores: dict[str, _Spread] = field(default_factory=lambda: defaultdict(_Spread))
+    guard: report.GuardTally = field(default_factory=report.GuardTally)
 
 
 def write(settings: BulkConfig, state: JobState) -> Totals:
@@ -97,6 +118,8 @@ def write(settings: BulkConfig, state: JobState) -> Totals:
         "cost_per_hour": sums.totals.cost_per_hour,
         "parts": len(state.parts()),
         "parts_finished": len(names),
+        "scores": {name: spread.mean for name, spread in sorted(sums.scores.items())},
+        "guard_seconds": {" ".join(key): seconds for key, seconds in sums.guard.seconds.items()},
         "failures": [
             {"code": code, "reason": reason, "files": count, "example": sums.examples[code, reason]}
             for (code, reason), count in sums.reasons.most_common(_REASONS)
@@ -147,7 +170,9 @@ def _add(sums: _Sums, table: pa.Table) -> None:
     sums.lengths += np.histogram(np.clip(lengths, _LENGTHS[0], _LENGTHS[-1]), _LENGTHS)[0]
     for text in done["scores"].drop_null().to_pylist():
         for name, score in json.loads(text).items():
-            sums.scores[name].append(score)
+            sums.scores[name].add(score)
+    for text in done["guard"].drop_null().to_pylist():
+        sums.guard.add(json.loads(text))
 
 
 def _sum(column: Any) -> float:
@@ -210,6 +235,7 @@ def _page(settings: BulkConfig, sums: _Sums, usage: Mapping[str, float]) -> str:
             report.section("Where the time went", _stage_table(totals)),
             report.section("Actors", _actor_table(sums, usage)),
             report.section("Distributions", _charts(sums)),
+            sums.guard.section(),
             report.section(
                 "The most work",
                 report.table(
@@ -255,12 +281,17 @@ def _actor_table(sums: _Sums, usage: Mapping[str, float]) -> str:
 
 def _charts(sums: _Sums) -> str:
     loudness, length = "integrated loudness (LUFS)", "length (log10 of s)"
-    scores = {name: [sums.scores[f"{name}_{side}"] for side in ("in", "out")] for name in metrics.METRICS}
-    charts, edges = report.score_charts({name: pair for name, pair in scores.items() if any(pair)})
+    charts = {
+        f"{metric.title} ({metric.unit})": [
+            (side, sums.scores[f"{name}_{ending}"].counts)
+            for side, ending in (("before", "in"), ("after", "out"))
+        ]
+        for name, metric in metrics.OPINIONS.items()
+    }
     levels = [(name.removeprefix("loudness_"), counts) for name, counts in sorted(sums.levels.items())]
     return report.bars(
         {length: [("files", sums.lengths)], loudness: levels, **charts},
-        {length: _LENGTHS, loudness: _LEVELS, **edges},
+        {length: _LENGTHS, loudness: _LEVELS, **dict.fromkeys(charts, _MOS)},
     )
 
 

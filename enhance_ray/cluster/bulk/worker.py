@@ -177,6 +177,7 @@ class Worker:
                 patience=settings.patience_seconds,
                 force=True,  # an output whose record is lacking was cut off
                 partial=settings.partial,
+                scores=settings.scores,
                 progress=self._note,
                 stop=self._stopping,
             )
@@ -380,6 +381,7 @@ class _PartWork:
             **stages,
             "uri": row["uri"],
             "input_bytes": row["bytes"] if member is None else None,
+            "guard": json.dumps(record.guard) if record.guard else None,
             "scores": json.dumps(record.scores) if record.scores else None,
             "etag": row["etag"],
             "member": member,

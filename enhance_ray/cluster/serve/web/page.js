@@ -77,6 +77,7 @@ at("form").onsubmit = async event => {
   const mode = new FormData(at("form")).get("mode");
   const format = at("format").value;
   const query = new URLSearchParams({ strength: at("strength").value, format });
+  if (at("guard").checked) query.set("guard", "true");
   const headers = at("token").value ? { Authorization: `Bearer ${at("token").value}` } : {};
   const started = performance.now();
   at("go").disabled = true;
