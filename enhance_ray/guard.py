@@ -77,6 +77,7 @@ _VARIANCE = 4.0  # dB²: patterns flatter than this correlate by chance
 _VOICED = 0.5
 _LEAST_VOICED = 0.2  # share of a window
 _QUIET_CHANNEL = 0.03  # of the loudest one's peak: nobody hears what is wrong with it
+_REST_STEPS = 21  # 4 s
 _TINY = 1e-10
 
 
@@ -217,7 +218,8 @@ class _Sound:
         low, high = (round(MODEL_RATE / hz) for hz in reversed(_PITCH_HZ))
         # A cosine transform of the few bins that count costs a quarter of an inverse FFT of all.
         values: Tensor = _cosines(bins, low, high) @ magnitude
-        return values / magnitude.sum(0).clamp_min(_TINY)
+        relative: Tensor = values / magnitude.sum(0).clamp_min(_TINY)
+        return relative
 
 
 def _differences(denoised: _Sound, enhanced: _Sound) -> Iterator[tuple[Reason, Tensor]]:
@@ -239,6 +241,7 @@ def _music(heard: Float[Tensor, "channel 2 step"]) -> Tensor:
     """(step,): where music alone is heard in all channels, up to the very steps at which it begins and ends.
 
     What is judged over two seconds is found a second late; from there it grows as far as each step says so.
+    Rests and quiet passages between two finds, in which nobody speaks, belong to it.
     """
     speech, music = heard.unbind(dim=1)
     may_be = ((music > activity.MUSIC_THRESHOLD) & (speech < activity.SPEECH_THRESHOLD)).all(dim=0)
@@ -246,7 +249,12 @@ def _music(heard: Float[Tensor, "channel 2 step"]) -> Tensor:
     for _ in range(activity.WINDOW // 2):
         near = F.max_pool1d(found[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
         found = found | (near & may_be)
-    return found
+    found_before = (
+        F.max_pool1d(F.pad(found[None].float(), (_REST_STEPS, 0)), _REST_STEPS + 1, stride=1)[0] > 0
+    )
+    found_after = F.max_pool1d(F.pad(found[None].float(), (0, _REST_STEPS)), _REST_STEPS + 1, stride=1)[0] > 0
+    nobody_speaks = (activity.smooth(heard)[:, 0] < activity.SPEECH_THRESHOLD).all(dim=0)
+    return found | (found_before & found_after & nobody_speaks)
 
 
 def _most_kept(denoised: _Sound, original: _Sound) -> Float[Tensor, " frame"]:

@@ -43,6 +43,7 @@ def folders(s3, tmp_path):
     return f"{s3}/pairs"
 
 
+@pytest.mark.drill
 def test_rows_are_those_of_one_machine(ray_cluster, model, folders, s3):
     config = EvaluateJobConfig(
         clean=f"{folders}/clean",

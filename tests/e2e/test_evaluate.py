@@ -70,7 +70,7 @@ def test_two_folders_become_a_table_rows_and_a_page(model, folders, capsys):
     assert text.count("<audio") == 5 and len(text) < 8_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_means_are_a_line_of_json_that_several_processes_give_alike(model, folders, capsys):
     found = []
     for jobs in (1, 2):
