@@ -30,7 +30,7 @@ def speech(pytestconfig):
     return (waveform + 0.02 * rng.standard_normal(waveform.size)).astype(np.float32)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_recording_sounds_the_same_alone_in_company_in_any_batch_and_with_any_threads(
     enhancer, speech, tmp_path
 ):
