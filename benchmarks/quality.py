@@ -40,7 +40,7 @@ import peers
 import soundfile
 
 from enhance_ray import evaluation, metrics
-from enhance_ray.evaluation import EvaluateConfig, Outcome, Row, SystemConfig, page
+from enhance_ray.evaluation import EvaluateConfig, Outcome, Row, SystemConfig, page, tables
 from enhance_ray.options import EnhanceOptions
 
 ALL = "all"
@@ -116,22 +116,16 @@ def peers_rows(settings: EvaluateConfig, work: Path, jobs: int) -> list[Row]:
 def standing(rows: Sequence[Row], condition: str) -> list[str]:
     """For each metric in which the denoiser is to be ahead: by how much of whom it is nearest to."""
     chosen = [row for row in rows if condition in (ALL, row["condition"])]
-    ours = {row["name"]: row for row in chosen if row["system"] == "denoise"}
+    differences = [d for d in tables.differences(chosen, "denoise") if d.system in peers.PEERS]
     lines = []
     for name, conditions in BARS.items():
         if condition != ALL and condition not in conditions:
             continue
-        margins = {
-            peer: metrics.mean_interval(
-                [ours[row["name"]][name] - row[name] for row in chosen if row["system"] == peer]
-            )
-            for peer in peers.PEERS
-        }
-        nearest = min(margins, key=lambda peer: margins[peer].mean)
-        margin = margins[nearest]
+        nearest = max((d for d in differences if d.name == name), key=lambda d: d.interval.mean)
+        theirs = nearest.interval  # less ours
         lines.append(
-            f"| {condition} | {metrics.METRICS[name].title} | {nearest} "
-            f"| {margin.mean:+.3f} ({margin.low:+.3f} to {margin.high:+.3f}) |"
+            f"| {condition} | {metrics.METRICS[name].title} | {nearest.system} "
+            f"| {-theirs.mean:+.3f} ({-theirs.high:+.3f} to {-theirs.low:+.3f}) |"
         )
     return lines
 
@@ -206,8 +200,9 @@ def _make_pairs(
     made = work / "plans.json"
     if made.exists() and made.read_text() == recipe:
         return
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    for folder in ("noisy", "clean", "peers"):  # and not what else is in a folder that somebody names
+        shutil.rmtree(work / folder, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
     corpus.write(plans, work, reference)
     made.write_text(recipe)
 

@@ -175,10 +175,10 @@ def spans(choice: Choice, first: int, start: int, stop: int) -> Iterator[Span]:
             begun = step
 
 
-def joined(earlier: list[Span], later: Iterable[Span]) -> list[Span]:
-    """Spans of a recording, of which neighbours that say the same are one."""
-    merged = list(earlier)
-    for span in later:
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Spans of a recording in their order, of which neighbours that say the same are one."""
+    merged: list[Span] = []
+    for span in spans:
         last = merged[-1] if merged else None
         if last and (last.stop, last.kept, last.reason) == (span.start, span.kept, span.reason):
             merged[-1] = dataclasses.replace(last, stop=span.stop)
@@ -243,9 +243,8 @@ def _music(heard: Float[Tensor, "channel 2 step"]) -> Tensor:
     What is judged over two seconds is found a second late; from there it grows as far as each step says so.
     Rests and quiet passages between two finds, in which nobody speaks, belong to it.
     """
-    speech, music = heard.unbind(dim=1)
-    may_be = ((music > activity.MUSIC_THRESHOLD) & (speech < activity.SPEECH_THRESHOLD)).all(dim=0)
-    found = activity.music_alone(heard).all(dim=0)
+    smoothed = activity.smooth(heard)
+    may_be, found = (activity.is_music_alone(logits).all(dim=0) for logits in (heard, smoothed))
     for _ in range(activity.WINDOW // 2):
         near = F.max_pool1d(found[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
         found = found | (near & may_be)
@@ -253,7 +252,7 @@ def _music(heard: Float[Tensor, "channel 2 step"]) -> Tensor:
         F.max_pool1d(F.pad(found[None].float(), (_REST_STEPS, 0)), _REST_STEPS + 1, stride=1)[0] > 0
     )
     found_after = F.max_pool1d(F.pad(found[None].float(), (0, _REST_STEPS)), _REST_STEPS + 1, stride=1)[0] > 0
-    nobody_speaks = (activity.smooth(heard)[:, 0] < activity.SPEECH_THRESHOLD).all(dim=0)
+    nobody_speaks = (smoothed[:, 0] < activity.SPEECH_THRESHOLD).all(dim=0)
     return found | (found_before & found_after & nobody_speaks)
 
 

@@ -166,19 +166,15 @@ def add_arguments(parser: Any, *, enhances: bool, skip: typing.Collection[str] =
             continue
         alias = option.metadata["alias"]
         text: str = option.metadata["help"]
+        flag = f"--{option.name.replace('_', '-')}"
         if hints[option.name] is bool:
-            parser.add_argument(
-                f"--{option.name.replace('_', '-')}",
-                dest=option.name,
-                action=argparse.BooleanOptionalAction,
-                default=None,
-                help=text,
-            )
+            switch = argparse.BooleanOptionalAction
+            parser.add_argument(flag, dest=option.name, action=switch, default=None, help=text)
             continue
         if option.default is not None:
             text += f" (default: {option.default})"
         parser.add_argument(
-            f"--{option.name.replace('_', '-')}",
+            flag,
             *([f"--{alias}"] if alias else []),
             dest=option.name,
             type=yaml.safe_load,

@@ -612,9 +612,13 @@ class Synthesis:
         self._joiner = Joiner(layout_of(options, enhancer.hop))
         self._name = name
         self._written = 0
-        self.replaced: list[guard.Span] = []
-        """What a guard kept of another version, in the order of time."""
+        self._spans: list[guard.Span] = []
         self._spool = None if options.loudness == "keep" else _LoudnessSpool(options.loudness)
+
+    @property
+    def replaced(self) -> list[guard.Span]:
+        """What a guard kept of another version so far, in the order of time."""
+        return guard.joined(self._spans)
 
     @property
     def warning(self) -> str | None:
@@ -646,9 +650,7 @@ class Synthesis:
         block = self._joiner.add(piece.segment, mixed.mul_(piece.peaks).mul_(piece.gains))
         if choice is not None:
             stop = self._written + block.shape[-1]
-            self.replaced = guard.joined(
-                self.replaced, guard.spans(choice, piece.segment.start, self._written, stop)
-            )
+            self._spans += guard.spans(choice, piece.segment.start, self._written, stop)
             self._written = stop
         if self._spool is None:
             return [block]

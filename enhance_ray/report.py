@@ -329,8 +329,7 @@ def score_charts(
     charts: dict[str, list[tuple[str, NDArray[np.number]]]] = {}
     edges: dict[str, NDArray[np.number]] = {}
     for name, pair in values.items():
-        metric = metrics.RECORDED[name]
-        title = f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+        title = metrics.RECORDED[name].label
         bins = edges[title] = np.histogram_bin_edges(np.concatenate(pair), bins=24)
         sides = zip(("before", "after"), pair, strict=True)
         charts[title] = [(side, np.histogram(scores, bins)[0]) for side, scores in sides]

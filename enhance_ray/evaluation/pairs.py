@@ -131,11 +131,7 @@ def read(item: Item, config: EvaluateConfig, banks: Banks | None) -> Pair:
         clean, noisy, *made = _read_alike([item.clean, item.noisy, *item.enhanced.values()])
         example = Example(noisy, clean)
         enhanced = dict(zip(item.enhanced, made, strict=True))
-    measured = {
-        name: fact.measure(example.degraded, example.reference, MODEL_RATE)
-        for name, fact in facts.FACTS.items()
-        if name not in item.known
-    }
+    measured = facts.measure(example.degraded, example.reference, MODEL_RATE, known=item.known)
     order = [*facts.FACTS, *(name for name in item.known if name not in facts.FACTS)]
     both = {**measured, **item.known}
     return Pair(example, enhanced, {name: both[name] for name in order})

@@ -26,6 +26,11 @@ class Metric:
     needs_reference: bool = True
     """False: it hears the estimate alone."""
 
+    @property
+    def label(self) -> str:
+        """The title with the unit, if there is one."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
 
 METRICS = {
     "si_sdr": Metric(title="SI-SDR", unit="dB", higher_is_better=True, digits=2),

@@ -10,18 +10,14 @@ looked at, so that a telephone's band is judged like any other.
 from __future__ import annotations
 
 import functools
-import importlib.resources
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enhance_ray.dsp.mel import slaney_filter_bank
-from enhance_ray.errors import CheckpointError
+from enhance_ray.models import packaged
 
 STEP = 8400
 """Samples at 44.1 kHz from one answer to the next: 20 frames of the models, 190 ms."""
@@ -138,7 +134,12 @@ def music_alone(logits: Float[Tensor, "batch 2 step"]) -> Bool[Tensor, "batch st
     Args:
         logits: from `ActivityNet`; a window is cut short at their ends.
     """
-    speech, music = smooth(logits).unbind(dim=1)
+    return is_music_alone(smooth(logits))
+
+
+def is_music_alone(logits: Float[Tensor, "batch 2 step"]) -> Bool[Tensor, "batch step"]:
+    """The same by each step's own logits, smoothed or not."""
+    speech, music = logits.unbind(dim=1)
     return (music > MUSIC_THRESHOLD) & (speech < SPEECH_THRESHOLD)
 
 
@@ -154,10 +155,4 @@ def load() -> ActivityNet:
     Raises:
         CheckpointError: the weights are absent or do not fit.
     """
-    path = Path(str(importlib.resources.files("enhance_ray"))) / "weights" / "activity" / "model.safetensors"
-    net = ActivityNet()
-    try:
-        net.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(path, str(error)) from error
-    return net.requires_grad_(False).eval()
+    return packaged.load(ActivityNet(), "activity")

@@ -12,18 +12,14 @@ the active frames is -26 dBFS. Nothing above 8 kHz is heard.
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import itertools
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from enhance_ray.dsp.mel import slaney_filter_bank
-from enhance_ray.errors import CheckpointError
+from enhance_ray.models import packaged
 
 SHORTEST = 44_100
 """Samples at 44.1 kHz from which on an answer means something."""
@@ -121,10 +117,4 @@ def load() -> OpinionNet:
     Raises:
         CheckpointError: the weights are absent or do not fit.
     """
-    path = Path(str(importlib.resources.files("enhance_ray"))) / "weights" / "opinion" / "model.safetensors"
-    net = OpinionNet()
-    try:
-        net.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(path, str(error)) from error
-    return net.requires_grad_(False).eval()
+    return packaged.load(OpinionNet(), "opinion")

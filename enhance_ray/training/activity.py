@@ -22,13 +22,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from scipy import fft, ndimage
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from enhance_ray.models import activity
+from enhance_ray.models import activity, packaged
 from enhance_ray.models.activity import STEP, ActivityNet
 from enhance_ray.options import MODEL_RATE
 from enhance_ray.training.bank import Bank, load_bank
@@ -107,14 +106,27 @@ def _draw_speech(banks: Banks, rng: np.random.Generator) -> Waveform:
     pause = rng.choice([0.15, 0.5, 2.0])
     at = int(rng.exponential(pause) * MODEL_RATE)
     speed = rng.uniform(0.92, 1.08)
-    while at < LENGTH:
-        read = _crop(banks.speech, int(rng.choice(companions)), rng, LENGTH)
-        piece = _resize(read, speed)[: LENGTH - at]
-        speech[at : at + piece.size] = piece
-        at += piece.size + int(rng.exponential(pause) * MODEL_RATE)
+    _say(speech, banks.speech, companions, at, pause, rng, speed)
     if banks.rooms and rng.random() < 0.35:
         speech = add_room(np.float32(0.1) * speech, banks.rooms[int(rng.integers(len(banks.rooms)))])
     return speech
+
+
+def _say(
+    speech: Waveform,
+    bank: Bank,
+    clips: NDArray[np.integer],
+    at: int,
+    pause: float,
+    rng: np.random.Generator,
+    speed: float | None = None,
+) -> None:
+    """Fill ``speech`` from sample ``at`` on with ``clips`` at random, ``pause`` s apart in the mean."""
+    while at < LENGTH:
+        read = _crop(bank, int(rng.choice(clips)), rng, LENGTH)
+        piece = (read if speed is None else _resize(read, speed))[: LENGTH - at]
+        speech[at : at + piece.size] = piece
+        at += piece.size + int(rng.exponential(pause) * MODEL_RATE)
 
 
 def _draw_music(banks: Banks, rng: np.random.Generator) -> Waveform:
@@ -530,11 +542,7 @@ def _talk(banks: Banks, rng: np.random.Generator, pause: float) -> Waveform:
     """Clips of one speaker with gaps of ``pause`` seconds in the mean, as they are."""
     speech = _silence()
     companions = banks.speech.companions(int(rng.integers(len(banks.speech))))
-    at = 0
-    while at < LENGTH:
-        piece = _crop(banks.speech, int(rng.choice(companions)), rng, LENGTH)[: LENGTH - at]
-        speech[at : at + piece.size] = piece
-        at += piece.size + int(rng.exponential(pause) * MODEL_RATE)
+    _say(speech, banks.speech, companions, 0, pause, rng)
     return speech
 
 
@@ -613,13 +621,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         heard.append(y)
         logger.info("examples: %d of %d", 50 * len(features), args.examples)
     net = train(torch.cat(features), torch.cat(heard), seed=args.seed, epochs=args.epochs)
-    args.out.mkdir(parents=True, exist_ok=True)
-    half = {
-        key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()
-    }
-    net.load_state_dict(half)  # validation is of what is written
-    save_file(half, args.out / "model.safetensors")
-    (args.out / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
+    packaged.save(net, args.out)
     counts = evaluate(net, _banks(args, "valid"), seed=args.seed + 1, recordings=args.recordings)
     lines = [
         f"| {name} | {count.called} | {count.windows} | {100 * count.called / max(1, count.windows):.1f} % |"

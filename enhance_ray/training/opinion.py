@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from jaxtyping import Float16, Float32
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from scipy import signal, stats
 from torch import Tensor
 from torch.nn import functional as F
 
 from enhance_ray import checkpoint, metrics
 from enhance_ray.memory import keep_large_blocks
+from enhance_ray.models import packaged
 from enhance_ray.models.opinion import OpinionNet
 from enhance_ray.options import MODEL_RATE
 from enhance_ray.training.degrade import (
@@ -445,10 +445,7 @@ def main() -> None:
     net = train(read(collection, "train", arguments.count), steps=arguments.steps, seed=arguments.seed)
     for part in ("valid", "files"):
         print(f"{part}\n\n{evaluate(net, read(collection, part, counts[part]))}\n")  # noqa: T201
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    halves = {name: tensor.half() for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
-    save_file(halves, arguments.out / checkpoint.WEIGHTS_NAME)
-    (arguments.out / checkpoint.WEIGHTS_NAME).chmod(0o644)  # safetensors lets nobody else read it
+    packaged.save(net, arguments.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from enhance_ray.errors import CheckpointError
-from enhance_ray.models import activity
+from enhance_ray.models import activity, packaged
 from enhance_ray.models.activity import REACH, STEP, ActivityNet, music_alone, smooth
 
 RATE = 44_100
@@ -156,6 +156,6 @@ def test_smoothing_is_the_mean_of_the_limited_logits():
 
 
 def test_absent_weights_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(activity.importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(packaged.importlib.resources, "files", lambda package: tmp_path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         activity.load.__wrapped__()

@@ -185,10 +185,10 @@ def test_spans_say_when_in_the_recording_what_was_kept_and_why():
         guard.Span(start=at[15], stop=round(15.5 * step / RATE, 3), kept="original", reason="music"),
     ]
     longer = guard.Span(start=found[-1].stop, stop=9.0, kept="original", reason="music")
-    assert guard.joined(found, [longer])[-1] == guard.Span(
+    assert guard.joined([*found, longer])[-1] == guard.Span(
         start=at[15], stop=9.0, kept="original", reason="music"
     )
-    assert len(guard.joined(found, [longer])) == 3
+    assert len(guard.joined([*found, longer])) == 3
 
 
 def test_a_recording_of_many_segments_tells_of_music_once(enhancer):

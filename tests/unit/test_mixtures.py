@@ -200,7 +200,7 @@ def test_the_denoiser_is_compared_with_the_peer_that_comes_nearest(quality, peer
         for number, system in enumerate(["denoise", *peers.PEERS]):
             score = 3.0 - 0.1 * number + 0.01 * index * (number != 1)
             rows.append(
-                {"name": str(index), "condition": "additive", "system": system}
+                {"index": index, "condition": "additive", "system": system}
                 | dict.fromkeys(quality.BARS, score)
             )
     lines = quality.standing(rows, "additive")

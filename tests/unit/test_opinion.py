@@ -9,7 +9,7 @@ import torch
 from enhance_ray import checkpoint, metrics
 from enhance_ray.audio import decode
 from enhance_ray.errors import CheckpointError
-from enhance_ray.models import opinion
+from enhance_ray.models import opinion, packaged
 from enhance_ray.options import MODEL_RATE
 from enhance_ray.training.opinion import SECONDS, at_level, rate
 
@@ -104,6 +104,6 @@ def test_silence_has_the_rating_that_dnsmos_gives_it(net):
 
 
 def test_weights_that_do_not_fit_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(opinion.importlib.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(packaged.importlib.resources, "files", lambda _: tmp_path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         opinion.load.__wrapped__()

@@ -282,7 +282,7 @@ def _actor_table(sums: _Sums, usage: Mapping[str, float]) -> str:
 def _charts(sums: _Sums) -> str:
     loudness, length = "integrated loudness (LUFS)", "length (log10 of s)"
     charts = {
-        f"{metric.title} ({metric.unit})": [
+        metric.label: [
             (side, sums.scores[f"{name}_{ending}"].counts)
             for side, ending in (("before", "in"), ("after", "out"))
         ]
