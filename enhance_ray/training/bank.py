@@ -11,10 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
+import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +42,10 @@ LAYOUT = 2
 """Raised when the file below changes its meaning, so that an old one is made anew."""
 LONG_SECONDS = 120.0
 """From this length on, a recording is not kept in memory as a whole."""
+MOST_DECODERS = 16
+"""Processes that decode a corpus at once; a disk feeds hardly more."""
+ALONE = 200
+"""Fewer recordings than this are decoded here: processes take seconds to start."""
 
 
 class Recordings(Protocol):
@@ -220,15 +227,13 @@ def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, in
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
         temporary = Path(name) / "bank"
         temporary.mkdir()
-        with ThreadPoolExecutor(2) as pool, (temporary / "samples.int16").open("wb") as out:
-            for done, (source, waveform) in enumerate(
-                zip(sources, pool.map(_decode_source, sources), strict=True), start=1
-            ):
-                if waveform is not None:
-                    _to_int16(waveform).tofile(out)
+        with _decoded(sources) as recordings, (temporary / "samples.int16").open("wb") as out:
+            for done, (source, samples) in enumerate(zip(sources, recordings, strict=True), start=1):
+                if samples is not None:
+                    samples.tofile(out)
                     names.append(source.name)
                     groups.append(source.group)
-                    bounds.append(bounds[-1] + waveform.size)
+                    bounds.append(bounds[-1] + samples.size)
                 if progress is not None:
                     progress(done, len(sources))
         if not names:
@@ -236,6 +241,28 @@ def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, in
         index = {"names": names, "groups": groups, "bounds": bounds}
         (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
         temporary.rename(folder)
+
+
+@contextmanager
+def _decoded(sources: Sequence[Source]) -> Iterator[Iterator[Int16[np.ndarray, " time"] | None]]:
+    """Every recording's samples in order; None for one that cannot be read."""
+    workers = min(MOST_DECODERS, os.cpu_count() or 1)
+    if workers == 1 or len(sources) < ALONE:
+        yield map(_decode_int16, sources)
+        return
+    # Not threads: small packets keep a decoder under the interpreter's lock, and two are slower than one.
+    # Spawned: a fork would copy the locks of threads that torch and BLAS have started.
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawned, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool.map(_decode_int16, sources, chunksize=8)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _decode_int16(source: Source) -> Int16[np.ndarray, " time"] | None:
+    waveform = _decode_source(source)
+    return None if waveform is None else _to_int16(waveform)
 
 
 def _to_int16(waveform: Waveform) -> Int16[np.ndarray, " time"]:

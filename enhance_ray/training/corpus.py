@@ -35,7 +35,7 @@ from enhance_ray.options import MODEL_RATE
 from enhance_ray.training.degrade import Range, Response, Waveform, direct_path, resample_fft
 from enhance_ray.training.splits import Split, held_out
 
-Block = Float32[NDArray[np.float32], "channel time"]
+Block = Float32[np.ndarray, "channel time"]
 Progress = Callable[[int, int], None]
 """Called with (done, all) after each file."""
 
@@ -291,11 +291,11 @@ class SpectrumSample:
             self._kept = self._kept[::2]
             self._stride *= 2
 
-    def frames(self) -> Float32[NDArray[np.float32], "frame bin"]:
+    def frames(self) -> Float32[np.ndarray, "frame bin"]:
         return np.stack(self._kept)
 
 
-def _frames(mono: Waveform, length: int) -> Float32[NDArray[np.float32], "frame sample"]:
+def _frames(mono: Waveform, length: int) -> Float32[np.ndarray, "frame sample"]:
     """Whole frames without overlap; what is shorter than one is padded with zeros to one."""
     if mono.size < length:
         mono = np.pad(mono, (0, length - mono.size))
@@ -305,7 +305,7 @@ def _frames(mono: Waveform, length: int) -> Float32[NDArray[np.float32], "frame 
 # ------------------------------------------------------------------------------ measurements
 
 
-def effective_bandwidth(spectra: Float32[NDArray[np.float32], "frame bin"], sample_rate: int) -> float:
+def effective_bandwidth(spectra: Float32[np.ndarray, "frame bin"], sample_rate: int) -> float:
     """Highest frequency in Hz at which a recording still holds something.
 
     That is where its spectrum falls 50 dB below its largest value for good. The spectrum is taken
@@ -417,7 +417,7 @@ def load_rirs(folder: str | Path, *, split: Split | None = None, held_out_every:
     ]
 
 
-def trim_response(response: Response) -> Float32[NDArray[np.float32], " kept"]:
+def trim_response(response: Response) -> Float32[np.ndarray, " kept"]:
     """Cut what comes earlier than 1 ms before the direct path, and the tail below -60 dB."""
     start = max(0, direct_path(response) - PRE_RAMP)
     end = int(np.count_nonzero(energy_decay(response) >= 1e-6))
@@ -609,7 +609,7 @@ def _draw_scene(rng: np.random.Generator, ranges: RoomRanges) -> _Scene:
     raise ConfigError("", "no room within the ranges of size, t60 and distance was found in 1000 draws")
 
 
-def _place_direct_path(response: Response) -> Float32[NDArray[np.float32], " kept"]:
+def _place_direct_path(response: Response) -> Float32[np.ndarray, " kept"]:
     """Shift the direct path to 1 ms, cut the tail below -60 dB, scale the peak to 1."""
     direct = direct_path(response)
     if direct < PRE_RAMP:

@@ -28,15 +28,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from av import AudioCodecContext, AudioFrame, CodecContext
 from jaxtyping import Bool, Complex, Float32
-from numpy.typing import NDArray
 from scipy import fft, ndimage, signal
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE
 
-Waveform = Float32[NDArray[np.float32], " time"]
-Waveforms = Float32[NDArray[np.float32], "*batch time"]
-Response = Float32[NDArray[np.float32], " tap"]
+Waveform = Float32[np.ndarray, " time"]
+Waveforms = Float32[np.ndarray, "*batch time"]
+Response = Float32[np.ndarray, " tap"]
 Range = tuple[float, float]
 WholeRange = tuple[int, int]
 CodecName = Literal["mp3", "aac", "opus"]
@@ -72,7 +71,7 @@ def mix_at_share(clean: Waveforms, noise: Waveforms, share: float) -> tuple[Wave
 def _unit_energy(waveform: Waveforms) -> Waveforms:
     waveform = peak_normalize(waveform)
     norm: Waveforms = np.sqrt(np.square(waveform).sum(-1, keepdims=True) + 1e-7)
-    return waveform / norm
+    return np.asarray(waveform / norm, np.float32)
 
 
 def mix_at_snr(clean: Waveform, noise: Waveform, snr_db: float, sample_rate: int = MODEL_RATE) -> Waveform:
@@ -92,7 +91,7 @@ def mix_at_snr(clean: Waveform, noise: Waveform, snr_db: float, sample_rate: int
     """
     speech_power, noise_power = active_power(clean, sample_rate), _power(noise)
     if speech_power == 0 or noise_power == 0:
-        return clean + noise
+        return np.asarray(clean + noise, np.float32)
     gain = math.sqrt(speech_power / noise_power) * 10 ** (-snr_db / 20)
     return clean + float(gain) * noise  # a NumPy float64 would widen the arrays
 
@@ -112,9 +111,7 @@ def _power(waveform: Waveform) -> float:
 # ----------------------------------------------------------------------- rate conversion
 
 
-def resample_fft(
-    waveform: Waveform, source_rate: int, target_rate: int
-) -> Float32[NDArray[np.float32], " resampled"]:
+def resample_fft(waveform: Waveform, source_rate: int, target_rate: int) -> Float32[np.ndarray, " resampled"]:
     """Change the rate in the frequency domain: fast, without delay, and for training data only.
 
     Flat to 95 % of the lower Nyquist frequency, a raised cosine from there to nothing. Returns
@@ -131,7 +128,7 @@ def resample_fft(
     return output[:length] * (step_out / step_in)
 
 
-def _edge_taper(bins: int) -> Float32[NDArray[np.float32], " bins"]:
+def _edge_taper(bins: int) -> Float32[np.ndarray, " bins"]:
     """1 up to 95 % of the bins, then half a cosine down to 0 at the last."""
     taper = np.ones(bins, np.float32)
     edge = max(1, bins // 20)
@@ -180,7 +177,7 @@ def damp_room(response: Response, sample_rate: int, t60: float, early: float = 0
     """
     seconds = (np.arange(response.size) - direct_path(response)) / sample_rate
     decay: Response = (10 ** (-3 * np.maximum(seconds - early, 0) / t60)).astype(np.float32)
-    return response * decay
+    return np.asarray(response * decay, np.float32)
 
 
 # Jezar's Freeverb: delays in samples at 44.1 kHz of eight parallel combs and four allpasses in series.
@@ -256,8 +253,8 @@ def _allpass(waveform: Waveform, delay: int, gain: float = 0.5) -> Waveform:
 def _recursive_filter(
     numerator: Sequence[float],
     denominator: Sequence[float],
-    waveforms: Float32[NDArray[np.float32], "time ..."],
-) -> Float32[NDArray[np.float32], "time ..."]:
+    waveforms: Float32[np.ndarray, "time ..."],
+) -> Float32[np.ndarray, "time ..."]:
     """`scipy.signal.lfilter` over the first axis in single precision."""
     filtered = signal.lfilter(
         np.array(numerator, np.float32), np.array(denominator, np.float32), waveforms, axis=0
@@ -340,7 +337,7 @@ def clip(waveform: Waveform, *, threshold_db: float, soft: bool) -> Waveform:
     if soft:
         bent: Waveform = np.tanh(waveform / threshold)
         return threshold * bent
-    return np.clip(waveform, -threshold, threshold)
+    return np.asarray(np.clip(waveform, -threshold, threshold), np.float32)
 
 
 def change_level(
@@ -374,7 +371,7 @@ def add_hum(
     sample_rate: int,
     *,
     frequency: float,
-    harmonics: Complex[NDArray[np.complex128], " harmonic"],
+    harmonics: Complex[np.ndarray, " harmonic"],
     snr_db: float,
 ) -> Waveform:
     """Add mains hum, ``snr_db`` below the signal's power over the whole length.
@@ -398,7 +395,7 @@ def add_hum(
 
 
 def lose_packets(
-    waveform: Waveform, sample_rate: int, *, received: Bool[NDArray[np.bool_], " frame"], repeat: bool
+    waveform: Waveform, sample_rate: int, *, received: Bool[np.ndarray, " frame"], repeat: bool
 ) -> Waveform:
     """Drop 20 ms frames, with edges of 2 ms.
 
@@ -413,14 +410,14 @@ def lose_packets(
     steps = np.repeat(received, frame)[: waveform.size].astype(np.float32)
     kept: Waveform = ndimage.uniform_filter1d(steps, sample_rate // 500, mode="nearest")
     if not repeat:
-        return waveform * kept
+        return np.asarray(waveform * kept, np.float32)
     frames = np.zeros(received.size * frame, np.float32)
     frames[: waveform.size] = waveform
     number = np.arange(received.size)
     last = np.maximum.accumulate(np.where(received, number, -1))
     fade = np.where(last < 0, 0, 0.5 ** (number - last)).astype(np.float32)
     repeated = (frames.reshape(-1, frame)[last] * fade[:, None]).reshape(-1)[: waveform.size]
-    return waveform * kept + repeated * (1 - kept)
+    return np.asarray(waveform * kept + repeated * (1 - kept), np.float32)
 
 
 # ------------------------------------------------------------------------ codec round trip
@@ -488,7 +485,7 @@ def transcode(waveform: Waveform, sample_rate: int, *, codec: CodecName, bit_rat
 
 def _through_libav(
     waveform: Waveform, coder: _Coder, sample_rate: int, bit_rate: int
-) -> Float32[NDArray[np.float32], " decoded"]:
+) -> Float32[np.ndarray, " decoded"]:
     encoder = _codec_context(coder.encoder, "w")
     encoder.sample_rate = sample_rate
     encoder.layout = "mono"
@@ -782,7 +779,7 @@ class PacketLoss(Effect):
 
 def _draw_losses(
     rng: np.random.Generator, frames: int, loss: float, burst: float
-) -> Bool[NDArray[np.bool_], " frame"]:
+) -> Bool[np.ndarray, " frame"]:
     """True where received: a Gilbert chain that starts in its stationary state."""
     lose, recover = loss / ((1 - loss) * burst), 1 / burst
     received = np.empty(frames, bool)

@@ -80,7 +80,9 @@ def run(
     trainer = Trainer(config, context, banks)
     board_folder = context.folder if context.rank == 0 else None
     settings = configuration.to_tree(config)
-    with Board(board_folder, track=config.track, name=config.name, settings=settings) as board:
+    # Examples of a run are of one length: cuDNN may try which of its ways is the fastest.
+    tuned = torch.backends.cudnn.flags(enabled=True, benchmark=True)
+    with Board(board_folder, track=config.track, name=config.name, settings=settings) as board, tuned:
         return _run(trainer, feed or _local_feed(config, context, banks), validator, board, progress)
 
 
@@ -166,8 +168,8 @@ class Trainer:
         done = self.steps_done - 1
         decay = min(decay, (1 + done) / (10 + done))
         with torch.no_grad():
-            for key, value in self.average.items():
-                value.lerp_(self.learning[key], 1 - decay)
+            # All at once: one launch for each of hundreds of tensors would keep a GPU waiting.
+            torch._foreach_lerp_(list(self.average.values()), list(self.learning.values()), 1 - decay)
 
     def _resume(self, folder: Path) -> None:
         state = checkpoint.read_state(folder)

@@ -68,10 +68,15 @@ class AutoencoderLossConfig:
     """Window lengths in samples of that loss."""
     complex_share: float = 0.1
     """Share of the phase-aware part in that loss, in [0, 1]."""
+    guided_share: float | None = None
+    """That share where the vocoder's guide brings the phase; by default the same. Where nothing does, phases
+    are a guess, and a large share would ask for silence."""
 
     def __post_init__(self) -> None:
         if min(self.mse, self.stft, self.spectrum) < 0 or not 0 <= self.complex_share <= 1:
             raise ConfigError("loss", "weights must not be negative, complex_share within [0, 1]")
+        if self.guided_share is not None and not 0 <= self.guided_share <= 1:
+            raise ConfigError("guided_share", f"must be within [0, 1], got {self.guided_share}")
 
 
 def compressed_spectral_loss(
@@ -81,6 +86,8 @@ def compressed_spectral_loss(
     window_length: int,
     complex_share: float,
     power: float = 0.3,
+    guide: Float[Tensor, "batch time"] | None = None,
+    guided_share: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared difference of power-law compressed spectra, of magnitudes and of complex values.
 
@@ -93,6 +100,8 @@ def compressed_spectral_loss(
         window_length: Hann window and transform length in samples; hop is half of it.
         complex_share: weight of the complex part; magnitudes have the rest.
         power: of the magnitudes.
+        guide: whose phases are at hand; for ``guided_share``.
+        guided_share: the share where the guide is at most some 10 dB below the target; it changes smoothly.
     """
     window = torch.hann_window(window_length, device=estimate.device)
 
@@ -113,9 +122,14 @@ def compressed_spectral_loss(
 
     magnitude, coloured = spectrum(estimate)
     target_magnitude, target_coloured = spectrum(target)
-    by_magnitude = (magnitude - target_magnitude).square().mean()
-    by_complex = (coloured - target_coloured).square().sum(-1).mean()
-    return (1 - complex_share) * by_magnitude + complex_share * by_complex
+    by_magnitude = (magnitude - target_magnitude).square()
+    by_complex = (coloured - target_coloured).square().sum(-1)
+    if guide is None or guided_share is None:
+        return (1 - complex_share) * by_magnitude.mean() + complex_share * by_complex.mean()
+    with torch.no_grad():
+        known, wanted = ((m ** (2 / power)) for m in (spectrum(guide)[0], target_magnitude))
+        share = complex_share + (guided_share - complex_share) * known / (known + 0.1 * wanted)
+    return ((1 - share) * by_magnitude + share * by_complex).mean()
 
 
 def denoiser_loss(

@@ -137,7 +137,7 @@ def _reconstruction(
     # At a peak of 1, because a source-filter vocoder answers at its guide's level.
     guide = clean if guide is None else normalise_peak(guide)
     estimate = net.synthesise(features, guide[:, :whole], vocoder_noise)
-    parts |= _waveform_losses(estimate, clean, weights, total)
+    parts |= _waveform_losses(estimate, clean, guide, weights, total)
     whole_loss = torch.stack(list(parts.values())).sum()
     metrics = {name: value.detach() for name, value in parts.items()}
     return AutoencoderResult(whole_loss, metrics, estimate, latent.detach())
@@ -178,22 +178,27 @@ def vocoder_step(
         features = net.autoencoder.decode(latent / net.config.latent_scale)
     guide = normalise_peak(denoised)[:, : features.shape[-1] * net.hop]
     estimate = net.synthesise(features, guide, vocoder_noise)
-    parts = _waveform_losses(estimate, clean, loss or AutoencoderLossConfig(), total)
+    parts = _waveform_losses(estimate, clean, guide, loss or AutoencoderLossConfig(), total)
     whole = torch.stack(list(parts.values())).sum()
     return StepResult(whole, {name: value.detach() for name, value in parts.items()}, estimate.detach())
 
 
 def _waveform_losses(
-    estimate: Tensor, clean: Tensor, weights: AutoencoderLossConfig, total: Total
+    estimate: Tensor, clean: Tensor, guide: Tensor, weights: AutoencoderLossConfig, total: Total
 ) -> dict[str, Tensor]:
     parts: dict[str, Tensor] = {}
     if weights.stft:
         parts |= {name: weights.stft * part for name, part in stft_loss(estimate, clean, total).items()}
     if weights.spectrum:
-        clean = clean[:, : estimate.shape[-1]]
+        clean, guide = (waveform[:, : estimate.shape[-1]] for waveform in (clean, guide))
         by_resolution = [
             compressed_spectral_loss(
-                estimate, clean, window_length=window, complex_share=weights.complex_share
+                estimate,
+                clean,
+                window_length=window,
+                complex_share=weights.complex_share,
+                guide=guide,
+                guided_share=weights.guided_share,
             )
             for window in weights.resolutions
         ]
