@@ -188,8 +188,7 @@ class StreamedBank:
         whole = self._whole(index)
         stop = None if length is None else start + length
         if whole is None:
-            piece = _decode_source(self.sources[index], start, stop)
-            return np.zeros(0, np.float32) if piece is None else piece
+            return self._decode(self.sources[index], start, stop)
         return whole[start:stop].astype(np.float32) / 32767
 
     def _whole(self, index: int) -> Int16[np.ndarray, " time"] | None:
@@ -203,13 +202,19 @@ class StreamedBank:
         if frames is not None:
             self._long[index] = frames
             return None
-        waveform = _decode_source(source)
-        samples = _to_int16(np.zeros(0, np.float32) if waveform is None else waveform)
+        samples = _to_int16(self._decode(source))
         self._cache[index] = samples
         self._cached_bytes += samples.nbytes
         while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
             self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return samples
+
+    def _decode(self, source: Source, start: int = 0, stop: int | None = None) -> Waveform:
+        try:
+            return _decode_source(source, start, stop)
+        except AudioError as error:
+            _leave_out(error)
+            return np.zeros(0, np.float32)
 
 
 def _long_frames(source: Source) -> int | None:
@@ -229,7 +234,9 @@ def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, in
         temporary.mkdir()
         with _decoded(sources) as recordings, (temporary / "samples.int16").open("wb") as out:
             for done, (source, samples) in enumerate(zip(sources, recordings, strict=True), start=1):
-                if samples is not None:
+                if isinstance(samples, AudioError):
+                    _leave_out(samples)
+                else:
                     samples.tofile(out)
                     names.append(source.name)
                     groups.append(source.group)
@@ -244,8 +251,8 @@ def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, in
 
 
 @contextmanager
-def _decoded(sources: Sequence[Source]) -> Iterator[Iterator[Int16[np.ndarray, " time"] | None]]:
-    """Every recording's samples in order; None for one that cannot be read."""
+def _decoded(sources: Sequence[Source]) -> Iterator[Iterator[Int16[np.ndarray, " time"] | AudioError]]:
+    """Every recording's samples in order, or why it cannot be read."""
     workers = min(MOST_DECODERS, os.cpu_count() or 1)
     if workers == 1 or len(sources) < ALONE:
         yield map(_decode_int16, sources)
@@ -260,9 +267,15 @@ def _decoded(sources: Sequence[Source]) -> Iterator[Iterator[Int16[np.ndarray, "
             pool.shutdown(cancel_futures=True)
 
 
-def _decode_int16(source: Source) -> Int16[np.ndarray, " time"] | None:
-    waveform = _decode_source(source)
-    return None if waveform is None else _to_int16(waveform)
+def _decode_int16(source: Source) -> Int16[np.ndarray, " time"] | AudioError:
+    try:
+        return _to_int16(_decode_source(source))
+    except AudioError as error:
+        return error  # for the log of the process that asked
+
+
+def _leave_out(error: AudioError) -> None:
+    logger.warning("left out of the corpus: %s", error)
 
 
 def _to_int16(waveform: Waveform) -> Int16[np.ndarray, " time"]:
@@ -270,24 +283,24 @@ def _to_int16(waveform: Waveform) -> Int16[np.ndarray, " time"]:
     return samples
 
 
-def _decode_source(source: Source, start: int = 0, stop: int | None = None) -> Waveform | None:
-    """Samples ``start`` to ``stop`` at the model's rate, channels mixed down; None if it cannot be read."""
+def _decode_source(source: Source, start: int = 0, stop: int | None = None) -> Waveform:
+    """Samples ``start`` to ``stop`` at the model's rate, channels mixed down.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
     kept: list[torch.Tensor] = []
     position = 0
-    try:
-        with audio.decode(source.name if source.place else source.path, data=source.content()) as decoder:
-            resampler = StreamingResampler(decoder.info.sample_rate, MODEL_RATE)
-            for block in decoder:
-                piece = resampler.push(torch.from_numpy(block.mean(axis=0, keepdims=True)))
-                _keep(kept, piece, position, start, stop)
-                position += piece.shape[-1]
-                if stop is not None and position >= stop:
-                    break
-            else:
-                _keep(kept, resampler.finish(), position, start, stop)
-    except AudioError as error:
-        logger.warning("left out of the corpus: %s", error)
-        return None
+    with audio.decode(source.name if source.place else source.path, data=source.content()) as decoder:
+        resampler = StreamingResampler(decoder.info.sample_rate, MODEL_RATE)
+        for block in decoder:
+            piece = resampler.push(torch.from_numpy(block.mean(axis=0, keepdims=True)))
+            _keep(kept, piece, position, start, stop)
+            position += piece.shape[-1]
+            if stop is not None and position >= stop:
+                break
+        else:
+            _keep(kept, resampler.finish(), position, start, stop)
     waveform: Waveform = torch.cat(kept, dim=-1)[0].numpy() if kept else np.zeros(0, np.float32)
     return waveform
 

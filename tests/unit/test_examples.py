@@ -212,6 +212,22 @@ def test_a_damaged_recording_is_left_out_by_name(tmp_path, caplog):
     assert "bad.wav" in caplog.text
 
 
+def test_processes_decode_a_large_corpus_to_the_same_bank(tmp_path, monkeypatch, caplog):
+    for number in range(6):
+        soundfile.write(tmp_path / f"{number}.wav", tone(200 + number, 0.1 * (number + 1), 16_000), 16_000)
+    (tmp_path / "3.wav").write_bytes(b"RIFF")
+    sources = list_sources(str(tmp_path), ["."], "train", 10**9)
+    alone = load_bank(sources, tmp_path / "alone")
+    caplog.clear()
+    monkeypatch.setattr("enhance_ray.training.bank.ALONE", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    shared = load_bank(sources, tmp_path / "shared")
+    assert shared.names == alone.names and len(shared) == 5
+    np.testing.assert_array_equal(shared.bounds, alone.bounds)
+    np.testing.assert_array_equal(shared.samples, alone.samples)
+    assert "3.wav" in caplog.text
+
+
 @pytest.mark.parametrize("entry", ["nowhere", "empty", "bad.csv"])
 def test_a_corpus_that_holds_nothing_is_named(entry, tmp_path):
     (tmp_path / "empty").mkdir()

@@ -33,6 +33,16 @@ def test_only_the_complex_part_hears_the_sign(waveform):
     assert loss(-waveform, waveform, 1.0) > 1
 
 
+def test_phases_count_where_the_guide_has_them(waveform):
+    def cost(guide):
+        return compressed_spectral_loss(
+            -waveform, waveform, window_length=512, complex_share=0.0, guide=guide, guided_share=0.5
+        )
+
+    assert cost(torch.zeros_like(waveform)) < 1e-3
+    torch.testing.assert_close(cost(100 * waveform), loss(-waveform, waveform, 0.5), rtol=1e-2, atol=0)
+
+
 def test_silence_has_a_finite_gradient(waveform):
     silence = torch.zeros_like(waveform, requires_grad=True)
     loss(silence, waveform, 0.3).backward()
