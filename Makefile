@@ -24,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py samples demo_out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 drill: $(STAMP)
 	$(BIN)/python -m pytest -m drill -s
