@@ -305,11 +305,16 @@ def _refuse(versions: Tensor, reasons: Tensor, failed: Tensor, version: int, rea
 
 
 def _spread(choice: Choice) -> Choice:
-    """With the steps beside each: the cross-fade is to be over where something is wrong."""
+    """With the steps beside each, and one that lies alone between two of them.
+
+    The cross-fade is to be over where something is wrong, and nobody changes the version for half a syllable.
+    """
     # The smallest version counts, with its reason.
     code = choice.versions * len(REASONS) + choice.reasons.clamp_min(0)
     code = torch.where(choice.reasons < 0, 3 * len(REASONS), code)
-    least = -F.max_pool1d(-code[None, None].float(), 3, stride=1, padding=1)[0, 0].long()
+    # Two steps wider, then one narrower: what is alone between two does not come back.
+    wide = -F.max_pool1d(-code[None, None].float(), 5, stride=1, padding=2)
+    least = F.max_pool1d(wide, 3, stride=1, padding=1)[0, 0].long()
     is_best = least == 3 * len(REASONS)
     return Choice(
         torch.where(is_best, choice.versions, least // len(REASONS)),

@@ -10,6 +10,9 @@ though: here the guide brings it, and the net says how loud each part is to be, 
 What the guide lacks comes from two sources. Rectifying a voiced sound repeats its harmonics up to any
 frequency, in step with its pitch (Makhoul and Berouti 1979, "High-frequency regeneration in speech coding
 systems"); the rest is shaped noise, as in Engel et al. 2020, "DDSP", arXiv:2001.04643.
+
+Where the guide has all that is needed, it is the better witness: `SourceFilterConfig.fill_below_db` makes the
+answer fill its gaps alone.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from enhance_ray.dsp.stft import istft, stft
 from enhance_ray.errors import ConfigError
@@ -36,6 +40,10 @@ _LOUDEST = 3.0
 """Largest logarithm of a gain: 26 dB."""
 _QUIET = -5.0
 """Logarithm of the made sources' gains in a net that has learned nothing: -43 dB."""
+_NEIGHBOURS = (9, 5)
+"""Bins and frames over which powers are averaged before guide and answer are compared."""
+_PAUSE = 2.5e-6
+"""Power of the guide, whose peak is 1, below which a frame is taken for a pause: -56 dB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +66,9 @@ class SourceFilterConfig:
     """Residual blocks."""
     groups: int = 16
     """Groups of the norms."""
+    fill_below_db: float | None = None
+    """Where the guide is louder than this, against the answer that the net would give, it stays as it is, and
+    in pauses; None takes the answer everywhere. Not in training, where all of the answer is judged."""
 
     def __post_init__(self) -> None:
         if self.hop * 2 > self.n_fft or self.n_fft % 2 or self.hop < 1:
@@ -115,9 +126,13 @@ class SourceFilterVocoder(nn.Module):
             quiet = gains.new_tensor([0.0, _QUIET, _QUIET])[:, None, None]
             gains = (gains + quiet).clamp(max=_LOUDEST).exp() * self._white_magnitude
             # As pairs of real numbers: products of real and complex tensors would make all complex first.
-            parts = zip(gains.unbind(1), self.sources(guide, noise), strict=True)
+            sources = self.sources(guide, noise)
+            parts = zip(gains.unbind(1), sources, strict=True)
             first, second, third = (gain[..., None] * torch.view_as_real(source) for gain, source in parts)
             spectrum = torch.view_as_complex(first + second + third)
+            if self.config.fill_below_db is not None and not self.training:
+                kept = sources[0] * self._white_magnitude
+                spectrum = kept + self._gaps(sources[0], spectrum) * (spectrum - kept)
         return istft(
             spectrum,
             n_fft=self.config.n_fft,
@@ -134,10 +149,21 @@ class SourceFilterVocoder(nn.Module):
         """
         rectified = guide.abs()
         made = self._spectrum(rectified)
-        power = made.real.square() + made.imag.square()
-        envelope = torch.einsum("fk,bkt->bft", self.smooth, power).clamp_min(0)
+        envelope = torch.einsum("fk,bkt->bft", self.smooth, _power(made)).clamp_min(0)
         white = made / (envelope.sqrt() + _ENVELOPE_FLOOR)
         return [self._spectrum(guide), white, self._spectrum(noise.transpose(1, 2).flatten(1).to(guide))]
+
+    def _gaps(
+        self, guide: Complex[Tensor, "batch freq frame"], answer: Complex[Tensor, "batch freq frame"]
+    ) -> Float[Tensor, "batch freq frame"]:
+        """How much of the ``answer`` each bin takes, from 0 to 1: all where the ``guide`` has nothing."""
+        assert self.config.fill_below_db is not None
+        power, wanted = (_power(spectrum) for spectrum in (guide, answer))
+        wanted = wanted / self._white_magnitude**2
+        frame = power.mean(dim=1, keepdim=True)
+        power, wanted = _around(power), 10 ** (self.config.fill_below_db / 10) * _around(wanted)
+        lacking = wanted.square() / (wanted.square() + power.square() + torch.finfo(power.dtype).tiny)
+        return lacking * frame / (frame + _PAUSE)
 
     @property
     def _white_magnitude(self) -> float:
@@ -146,3 +172,13 @@ class SourceFilterVocoder(nn.Module):
 
     def _spectrum(self, waveform: Float[Tensor, "batch time"]) -> Complex[Tensor, "batch freq frame"]:
         return stft(waveform, n_fft=self.config.n_fft, hop=self.config.hop) / self._white_magnitude
+
+
+def _power(spectrum: Complex[Tensor, "batch freq frame"]) -> Float[Tensor, "batch freq frame"]:
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def _around(power: Float[Tensor, "batch freq frame"]) -> Float[Tensor, "batch freq frame"]:
+    """The mean over a bin's neighbours."""
+    bins, frames = _NEIGHBOURS
+    return F.avg_pool2d(power, _NEIGHBOURS, 1, (bins // 2, frames // 2), count_include_pad=False)

@@ -1,5 +1,8 @@
 """The source-filter vocoder: it starts as its guide, keeps its level, and rows do not meet."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +76,40 @@ def test_rectifying_brings_harmonics_where_the_guide_has_none(vocoder):
     power = np.abs(np.fft.rfft(spectrum - spectrum.mean()))
     assert abs(np.argmax(power) * harmonic_distance / len(spectrum) - 1) < 0.15
     assert 0.3 < made[high].square().mean().sqrt() < 3  # the envelope is flat
+
+
+@torch.inference_mode()
+def test_filling_leaves_the_guide_where_it_has_all_and_where_it_rests(vocoder):
+    """The guide ends at 3 kHz; the net asks for noise at -13 dB and for half of the guide."""
+    filling = SourceFilterVocoder(28, 24, dataclasses.replace(CONFIG, fill_below_db=-10.0)).eval()
+    filling.load_state_dict(vocoder.state_dict())
+    gains = filling.net[-1].bias.data.view(3, -1)
+    gains[0], gains[2] = math.log(0.5), 3.5
+    features, voice, mel, noise = inputs()
+    voice = voice.clone()
+    voice[:, voice.shape[-1] // 2 :] = 0
+    whole = SourceFilterVocoder(28, 24, CONFIG).eval()
+    whole.load_state_dict(filling.state_dict())
+
+    def parts(waveform):
+        """Voiced and silent half, below 2.5 and above 5 kHz each."""
+        spectrum = torch.stft(waveform[0], 1024, window=torch.hann_window(1024), return_complex=True).abs()
+        middle = spectrum.shape[1] // 2
+        low, high = slice(0, int(2500 / 44_100 * 1024)), slice(int(5000 / 44_100 * 1024), None)
+        halves = (slice(5, middle - 8), slice(middle + 8, -5))
+        return [float(spectrum[band, half].square().mean()) for half in halves for band in (low, high)]
+
+    heard, filled, answer = (
+        parts(waveform)
+        for waveform in (voice, filling(features, voice, mel, noise), whole(features, voice, mel, noise))
+    )
+    assert filled[0] == pytest.approx(heard[0], rel=0.1)  # not halved
+    assert answer[0] < 0.5 * heard[0]
+    assert filled[1] == pytest.approx(answer[1], rel=0.1)  # the noise that is asked for
+    assert max(filled[2:]) < 0.01 * min(answer[2:])  # but not in the pause
+    torch.testing.assert_close(
+        filling.train()(features, voice, mel, noise), whole(features, voice, mel, noise)
+    )
 
 
 @torch.inference_mode()
