@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from enhance_ray.evaluation.systems import Systems
 from enhance_ray.options import MODEL_RATE
 from enhance_ray.pipeline import resolve_device
 from enhance_ray.training.examples import load_banks
+from enhance_ray.training.parallel import in_order
 
 Row = dict[str, Any]
 """Of one pair and one system: condition, index, name, system, seconds of audio, a number for each metric,
@@ -104,17 +103,7 @@ def run(
     """
     if jobs < 1:
         raise ConfigError("jobs", f"must be at least 1, got {jobs}")
-    if jobs == 1:
-        yield from map(scorer(config, device), items)
-        return
-    # A forked torch or onnxruntime may hang.
-    spawned = multiprocessing.get_context("spawn")
-    one_thread = functools.partial(torch.set_num_threads, 1)
-    with ProcessPoolExecutor(jobs, mp_context=spawned, initializer=one_thread) as pool:
-        try:
-            yield from pool.map(functools.partial(_score, config, device), items)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    yield from in_order(functools.partial(_score, config, device), items, jobs)
 
 
 def _score(config: EvaluateConfig, device: str, item: Item) -> Outcome:

@@ -124,17 +124,17 @@ class SourceFilterVocoder(nn.Module):
             # A step in gain from one band to the next would ring; between their centres it is a line in dB.
             gains = torch.einsum("fk,bskt->bsft", self.spread, gains.unflatten(1, (_SOURCES, -1)))
             quiet = gains.new_tensor([0.0, _QUIET, _QUIET])[:, None, None]
-            gains = (gains + quiet).clamp(max=_LOUDEST).exp() * self._white_magnitude
+            gains = (gains + quiet).clamp(max=_LOUDEST).exp()
             # As pairs of real numbers: products of real and complex tensors would make all complex first.
-            sources = self.sources(guide, noise)
+            sources = [torch.view_as_real(source) for source in self.sources(guide, noise)]
             parts = zip(gains.unbind(1), sources, strict=True)
-            first, second, third = (gain[..., None] * torch.view_as_real(source) for gain, source in parts)
-            spectrum = torch.view_as_complex(first + second + third)
+            first, second, third = (gain[..., None] * source for gain, source in parts)
+            answer = first + second + third
             if self.config.fill_below_db is not None and not self.training:
-                kept = sources[0] * self._white_magnitude
-                spectrum = kept + self._gaps(sources[0], spectrum) * (spectrum - kept)
-        return istft(
-            spectrum,
+                share = _gaps(sources[0], answer, self.config.fill_below_db)
+                answer = torch.lerp(sources[0], answer, share[..., None])
+        return self._white_magnitude * istft(
+            torch.view_as_complex(answer),
             n_fft=self.config.n_fft,
             hop=self.config.hop,
             length=guide.shape[-1],
@@ -149,21 +149,10 @@ class SourceFilterVocoder(nn.Module):
         """
         rectified = guide.abs()
         made = self._spectrum(rectified)
-        envelope = torch.einsum("fk,bkt->bft", self.smooth, _power(made)).clamp_min(0)
+        power = _power(torch.view_as_real(made))
+        envelope = torch.einsum("fk,bkt->bft", self.smooth, power).clamp_min(0)
         white = made / (envelope.sqrt() + _ENVELOPE_FLOOR)
         return [self._spectrum(guide), white, self._spectrum(noise.transpose(1, 2).flatten(1).to(guide))]
-
-    def _gaps(
-        self, guide: Complex[Tensor, "batch freq frame"], answer: Complex[Tensor, "batch freq frame"]
-    ) -> Float[Tensor, "batch freq frame"]:
-        """How much of the ``answer`` each bin takes, from 0 to 1: all where the ``guide`` has nothing."""
-        assert self.config.fill_below_db is not None
-        power, wanted = (_power(spectrum) for spectrum in (guide, answer))
-        wanted = wanted / self._white_magnitude**2
-        frame = power.mean(dim=1, keepdim=True)
-        power, wanted = _around(power), 10 ** (self.config.fill_below_db / 10) * _around(wanted)
-        lacking = wanted.square() / (wanted.square() + power.square() + torch.finfo(power.dtype).tiny)
-        return lacking * frame / (frame + _PAUSE)
 
     @property
     def _white_magnitude(self) -> float:
@@ -174,8 +163,19 @@ class SourceFilterVocoder(nn.Module):
         return stft(waveform, n_fft=self.config.n_fft, hop=self.config.hop) / self._white_magnitude
 
 
-def _power(spectrum: Complex[Tensor, "batch freq frame"]) -> Float[Tensor, "batch freq frame"]:
-    return spectrum.real.square() + spectrum.imag.square()
+def _gaps(
+    guide: Float[Tensor, "batch freq frame 2"], answer: Float[Tensor, "batch freq frame 2"], below_db: float
+) -> Float[Tensor, "batch freq frame"]:
+    """How much of the ``answer`` each bin takes, from 0 to 1: all where the ``guide`` has nothing."""
+    power = _power(guide)
+    frame = power.mean(dim=1, keepdim=True)
+    power, wanted = _around(power), 10 ** (below_db / 10) * _around(_power(answer))
+    lacking = wanted.square() / (wanted.square() + power.square() + torch.finfo(power.dtype).tiny)
+    return lacking * frame / (frame + _PAUSE)
+
+
+def _power(spectrum: Float[Tensor, "batch freq frame 2"]) -> Float[Tensor, "batch freq frame"]:
+    return spectrum.square().sum(-1)
 
 
 def _around(power: Float[Tensor, "batch freq frame"]) -> Float[Tensor, "batch freq frame"]:

@@ -8,16 +8,14 @@ when it is drawn, by ranges where it lies in a shard.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +31,7 @@ from enhance_ray import audio
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.options import MODEL_RATE
+from enhance_ray.training.parallel import in_order
 from enhance_ray.training.sources import Source
 
 logger = logging.getLogger(__name__)
@@ -232,7 +231,10 @@ def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, in
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
         temporary = Path(name) / "bank"
         temporary.mkdir()
-        with _decoded(sources) as recordings, (temporary / "samples.int16").open("wb") as out:
+        workers = min(MOST_DECODERS, os.cpu_count() or 1) if len(sources) >= ALONE else 1
+        # Not threads: small packets keep a decoder under the interpreter's lock, two are slower than one.
+        decoded = contextlib.closing(in_order(_decode_int16, sources, workers, chunk=8))
+        with decoded as recordings, (temporary / "samples.int16").open("wb") as out:
             for done, (source, samples) in enumerate(zip(sources, recordings, strict=True), start=1):
                 if isinstance(samples, AudioError):
                     _leave_out(samples)
@@ -248,23 +250,6 @@ def _decode(sources: Sequence[Source], folder: Path, progress: Callable[[int, in
         index = {"names": names, "groups": groups, "bounds": bounds}
         (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
         temporary.rename(folder)
-
-
-@contextmanager
-def _decoded(sources: Sequence[Source]) -> Iterator[Iterator[Int16[np.ndarray, " time"] | AudioError]]:
-    """Every recording's samples in order, or why it cannot be read."""
-    workers = min(MOST_DECODERS, os.cpu_count() or 1)
-    if workers == 1 or len(sources) < ALONE:
-        yield map(_decode_int16, sources)
-        return
-    # Not threads: small packets keep a decoder under the interpreter's lock, and two are slower than one.
-    # Spawned: a fork would copy the locks of threads that torch and BLAS have started.
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawned, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            yield pool.map(_decode_int16, sources, chunksize=8)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _decode_int16(source: Source) -> Int16[np.ndarray, " time"] | AudioError:

@@ -12,14 +12,13 @@ at 44.0 kHz), or audio files at any rate.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from enhance_ray import audio
 from enhance_ray.errors import AudioReadError, ConfigError
 from enhance_ray.options import MODEL_RATE
 from enhance_ray.training.degrade import Range, Response, Waveform, direct_path, resample_fft
+from enhance_ray.training.parallel import in_order
 from enhance_ray.training.splits import Split, held_out
 
 Block = Float32[np.ndarray, "channel time"]
@@ -630,17 +630,10 @@ def parallel_map(
     function: Callable[[Any], Any], items: Sequence[Any], workers: int, progress: Progress | None
 ) -> list[Any]:
     """``[function(item) for item in items]`` over ``workers`` processes, in order."""
-    if workers == 1:
-        return _collect(map(function, items), len(items), progress)
-    # Spawned: a fork would copy the locks of threads that decoders and BLAS have started.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return _collect(pool.map(function, items), len(items), progress)
-
-
-def _collect(results: Iterator[Any], total: int, progress: Progress | None) -> list[Any]:
     collected = []
-    for result in results:
-        collected.append(result)
-        if progress:
-            progress(len(collected), total)
+    with contextlib.closing(in_order(function, items, workers)) as results:
+        for result in results:
+            collected.append(result)
+            if progress:
+                progress(len(collected), len(items))
     return collected

@@ -105,7 +105,7 @@ def compressed_spectral_loss(
     """
     window = torch.hann_window(window_length, device=estimate.device)
 
-    def spectrum(waveform: Tensor) -> tuple[Tensor, Tensor]:
+    def spectrum(waveform: Tensor) -> Tensor:
         bins = torch.stft(
             waveform,
             window_length,
@@ -114,22 +114,27 @@ def compressed_spectral_loss(
             return_complex=True,
             pad_mode="constant",
         )
-        bins = torch.view_as_real(bins / window.square().sum().sqrt())
-        # One logarithm and two exponentials cost a third of two powers. The floor keeps the gradient
-        # of a power below 1 finite at silence.
-        log_energy = bins.square().sum(-1).clamp_min(1e-8).log()
+        return torch.view_as_real(bins / window.square().sum().sqrt())
+
+    def energy(bins: Tensor) -> Tensor:
+        # The floor keeps the gradient of a power below 1 finite at silence.
+        return bins.square().sum(-1).clamp_min(1e-8)
+
+    def compressed(bins: Tensor) -> tuple[Tensor, Tensor]:
+        # One logarithm and two exponentials cost a third of two powers.
+        log_energy = energy(bins).log()
         return (power / 2 * log_energy).exp(), bins * ((power - 1) / 2 * log_energy).exp()[..., None]
 
-    magnitude, coloured = spectrum(estimate)
-    target_magnitude, target_coloured = spectrum(target)
+    wanted = spectrum(target)
+    magnitude, coloured = compressed(spectrum(estimate))
+    target_magnitude, target_coloured = compressed(wanted)
     by_magnitude = (magnitude - target_magnitude).square()
     by_complex = (coloured - target_coloured).square().sum(-1)
     if guide is None or guided_share is None:
         return (1 - complex_share) * by_magnitude.mean() + complex_share * by_complex.mean()
-    with torch.no_grad():
-        known, wanted = ((m ** (2 / power)) for m in (spectrum(guide)[0], target_magnitude))
-        share = complex_share + (guided_share - complex_share) * known / (known + 0.1 * wanted)
-    return ((1 - share) * by_magnitude + share * by_complex).mean()
+    known = energy(spectrum(guide))
+    share = complex_share + (guided_share - complex_share) * known / (known + 0.1 * energy(wanted))
+    return torch.lerp(by_magnitude, by_complex, share).mean()
 
 
 def denoiser_loss(

@@ -14,12 +14,11 @@ again. DNSMOS is most of the work, 0.3 s of a core for a clip.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -60,6 +59,7 @@ from enhance_ray.training.examples import (
     make_clean,
     make_example,
 )
+from enhance_ray.training.parallel import in_order
 from enhance_ray.training.splits import Split
 
 Waveform = Float32[np.ndarray, " time"]
@@ -263,10 +263,9 @@ def collect(collection: Collection, counts: Mapping[Part, int], workers: int = 1
         if not missing:
             continue
         load_banks(collection.corpus, SPLITS[part])  # decoded once, not by every worker
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            for done, _ in enumerate(
-                pool.map(functools.partial(_collect, collection, part), missing), start=1
-            ):
+        collected = in_order(functools.partial(_collect, collection, part), missing, workers)
+        with contextlib.closing(collected):
+            for done, _ in enumerate(collected, start=1):
                 if done % 50 == 0:
                     print(f"{part}: {done} of {len(missing)} groups", flush=True)  # noqa: T201
 
@@ -286,7 +285,6 @@ def _collect(collection: Collection, part: Part, index: int) -> None:
 
 @functools.cache
 def _materials(corpus: CorpusConfig, split: Split) -> tuple[Banks, checkpoint.Model]:
-    torch.set_num_threads(1)
     keep_large_blocks()
     model = checkpoint.load()
     if model.net is not None:
