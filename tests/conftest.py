@@ -19,6 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.path for item in items if {"ray_cluster", "s3"} & set(getattr(item, "fixturenames", ()))
     }
     for item in items:
+        for drill in item.iter_markers("drill"):
+            item.user_properties.extend(("killed", what) for what in drill.args)
         item.add_marker(pytest.mark.xdist_group("cluster" if item.path in clustered else item.path.stem))
 
 
@@ -35,3 +37,37 @@ def pytest_xdist_node_collection_finished(node, ids: list[str]) -> None:
             f"{ungrouped[0]} names no group): install the versions of constraints.txt",
             returncode=4,
         )
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest):
+    """Notes what a drill cost: ``tally(lost=, doubled=, torn=)`` for the table, checked to be nothing at all.
+
+    ``lost`` counts what was to be there and is not, ``doubled`` what is there twice, ``torn`` what is there
+    and is not whole or not right: files of a bulk job, steps of a training, answers of an endpoint.
+    """
+
+    def note(**counts: int) -> None:
+        request.node.user_properties.append(("drill", counts))
+        assert not any(counts.values()), counts
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """After drills, a table of them."""
+    rows = []
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            if "drill" not in report.keywords or (report.when != "call" and outcome == "passed"):
+                continue
+            found = dict(report.user_properties)
+            counts = [str(found.get("drill", {}).get(name, "")) for name in ("lost", "doubled", "torn")]
+            name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+            rows.append([name, found.get("killed", ""), *counts, f"{report.duration:.0f}", outcome])
+    if rows:
+        rows.insert(0, ["drill", "killed or cut off", "lost", "doubled", "torn", "seconds", "outcome"])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        terminalreporter.section("drills")
+        for row in rows:
+            terminalreporter.line("  ".join(map(str.ljust, row, widths)).rstrip())

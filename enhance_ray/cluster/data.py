@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import ray.data
 import torch
 from ray.data import TaskPoolStrategy
 
+from enhance_ray.audio import is_remote
 from enhance_ray.cluster.session import path_for_workers
 from enhance_ray.errors import ConfigError
 from enhance_ray.training.examples import (
@@ -33,6 +34,7 @@ from enhance_ray.training.examples import (
     batch_indices,
     load_banks,
 )
+from enhance_ray.training.sources import join, list_sources
 
 STEPS_PER_DATASET = 1024
 """Steps that one dataset plans ahead: a million at once would be as many blocks."""
@@ -49,7 +51,7 @@ class DataConfig:
     tasks: int = 2
     """Tasks at once for each worker, a CPU each; 0 makes examples in the worker itself, between steps."""
     steps_per_task: int = 2
-    """Batches that a task makes in a row."""
+    """Batches that a task makes in a row, at most."""
     prefetch: int = 4
     """Batches that wait for a worker."""
 
@@ -87,13 +89,11 @@ class Feed:
             made = [self._make(parts, first, int(step)) for step in rows["id"]]
             return {name: np.concatenate([batch[name] for batch in made]) for name in made[0]}
 
-        # Blocks that are there already: a source that has to be read would cost a task for each.
-        numbers = np.arange(steps)
-        tables = [
-            pa.table({"id": numbers[start : start + self.data.steps_per_task]})
-            for start in range(0, steps, self.data.steps_per_task)
-        ]
-        dataset = ray.data.from_arrow(tables).map_batches(
+        # Blocks that are there already, described by this process: others that Ray Data makes cost a task each.
+        dataset = ray.data.from_items(
+            [{"id": step} for step in range(steps)],
+            override_num_blocks=math.ceil(steps / self.data.steps_per_task),
+        ).map_batches(
             make,
             batch_size=None,
             compute=TaskPoolStrategy(size=self.data.tasks),
@@ -126,6 +126,20 @@ def corpus_for_workers(corpus: CorpusConfig) -> CorpusConfig:
     """``corpus`` with paths that processes of the cluster find (`session.path_for_workers`)."""
     cache = Path(path_for_workers(str(corpus.cache)))
     return dataclasses.replace(corpus, root=path_for_workers(corpus.root), cache=cache)
+
+
+def check_corpus(corpus: CorpusConfig) -> None:
+    """List what ``corpus`` names, so that a run that cannot begin costs no worker its start.
+
+    Folders that this machine does not see are left to the workers, which may see them.
+
+    Raises:
+        ConfigError: an entry does not exist, cannot be read or holds nothing.
+    """
+    for entries in (corpus.speech, corpus.noise):
+        places = [join(corpus.root, entry) for entry in entries]
+        if all(is_remote(place) or Path(place).exists() for place in places):
+            list_sources(corpus.root, entries, "train", corpus.held_out_every)
 
 
 @functools.lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from enhance_ray import config as configuration
 from enhance_ray.audio import is_remote
-from enhance_ray.cluster.data import DataConfig, Feed, corpus_for_workers
+from enhance_ray.cluster.data import DataConfig, Feed, check_corpus, corpus_for_workers
 from enhance_ray.cluster.session import enter_job_folder, output_place, path_for_workers
 from enhance_ray.errors import ConfigError, EnhanceRayError
 from enhance_ray.training import loop
@@ -110,12 +110,14 @@ def fit(config: ClusterTrainConfig) -> FitResult:
     """Train on the cluster that this process is connected to (`ray.init`), and wait for the end.
 
     Raises:
-        ConfigError: the cluster cannot hold the smallest number of workers and a task for their data.
+        ConfigError: the cluster cannot hold the smallest number of workers and a task for their data, or the
+            corpus holds nothing.
         CheckpointError: a model to start with cannot be read.
         TrainingDivergedError: loss or gradients are no longer finite.
     """
     cluster = config.cluster
     _check_resources(cluster)
+    check_corpus(config.corpus)
     tree = configuration.to_tree(_as_workers_see_it(config))
     storage = output_place(cluster.storage)
     trainer = TorchTrainer(

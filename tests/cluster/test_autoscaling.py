@@ -21,7 +21,7 @@ def place():
         yield folder
 
 
-def test_a_cluster_grows_with_a_bulk_job_and_shrinks_after_it(place):
+def test_a_cluster_grows_with_a_bulk_job_and_shrinks_after_it(place, tally):
     require()
     bulk_corpus.write(place / "shared" / "in", 48, 0, longest=3.0)
     # On a host of its own: when the cluster is shut down, Ray ends every process of its that it sees.
@@ -45,7 +45,7 @@ def test_a_cluster_grows_with_a_bulk_job_and_shrinks_after_it(place):
     assert counts[-1] == 0
     assert found["status"] == "complete"
     outputs = [path for path in (place / "shared" / "out").glob("show-*/*") if path.is_file()]
-    assert len(outputs) == found["records"] == 48
+    tally(lost=48 - len(outputs), doubled=found["records"] - 48)
     for path in outputs:
         with audio.decode(str(path)) as decoder:
             assert sum(block.shape[1] for block in decoder) > 0

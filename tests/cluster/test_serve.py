@@ -377,7 +377,7 @@ def test_a_job_goes_from_storage_to_storage(client, shows, tmp_path):
         client.job(job["id"])
 
 
-@pytest.mark.drill
+@pytest.mark.drill("the jobs' process")
 def test_a_job_outlives_the_process_that_works_on_it(client, shows):
     job = client.submit(**order("long.flac", replace=True))
     until(lambda: client.job(job["id"])["progress"] > 0)

@@ -18,6 +18,7 @@ import torch
 pytest.importorskip("ray")
 
 from enhance_ray import config
+from enhance_ray.cluster import train
 from enhance_ray.cluster.train import ClusterTrainConfig, fit
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
@@ -167,8 +168,10 @@ def checkpoints(settings):
     return sorted(name.rpartition("/")[2] for name in storage.glob(f"{folder}/step_*"))
 
 
-@pytest.mark.drill
-def test_a_worker_that_is_killed_costs_the_steps_since_the_last_checkpoint(ray_cluster, settings, alone):
+@pytest.mark.drill("a worker of two")
+def test_a_worker_that_is_killed_costs_the_steps_since_the_last_checkpoint(
+    ray_cluster, settings, alone, tally
+):
     run = in_run(settings, "killed_worker", batch_size=2, **SLOWLY)
     results = []
     training = threading.Thread(target=lambda: results.append(fit(run)))
@@ -178,12 +181,20 @@ def test_a_worker_that_is_killed_costs_the_steps_since_the_last_checkpoint(ray_c
     os.kill(worker_pids()[0], signal.SIGKILL)
     training.join(120)
     assert results, "the training did not end"
-    got = curve(run)
-    assert sorted(got) == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(list(got.values()), list(alone[0].values()), atol=1e-4, rtol=0)
+    compare(run, alone, tally)
     fsspec.filesystem("s3").invalidate_cache()
     parts = fsspec.filesystem("s3").glob("tests/runs/killed_worker/board/metrics-*.jsonl")
     assert len(parts) >= 2, "the group was to start a second time"
+
+
+def compare(run, alone, tally):
+    """Count steps that are missing, and those whose loss is another than in the undisturbed run."""
+    got, (expected, _) = curve(run), alone
+    tally(
+        lost=len(expected.keys() - got.keys()),
+        doubled=len(got.keys() - expected.keys()),
+        torn=sum(abs(got[step] - expected[step]) > 1e-4 for step in expected.keys() & got.keys()),
+    )
 
 
 def start_driver(run, cluster, tmp_path):
@@ -193,8 +204,8 @@ def start_driver(run, cluster, tmp_path):
     return subprocess.Popen(job, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY)
 
 
-@pytest.mark.drill
-def test_the_same_command_goes_on_after_the_driver_was_killed(ray_cluster, settings, alone, tmp_path):
+@pytest.mark.drill("the driver")
+def test_the_same_command_goes_on_after_the_driver_was_killed(ray_cluster, settings, alone, tmp_path, tally):
     run = in_run(settings, "killed_driver", batch_size=2, **SLOWLY)
     driver = start_driver(run, ray_cluster, tmp_path)
     wait_until(lambda: len(checkpoints(run)) >= 2 or driver.poll() is not None)
@@ -204,13 +215,11 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(ray_cluster, setti
     answer, _ = again.communicate(timeout=150)
     assert again.returncode == 0, (tmp_path / "log").read_text()[-3000:]
     assert json.loads(answer.splitlines()[-1])["checkpoint"].endswith(f"step_{STEPS:08d}")
-    got = curve(run)
-    assert sorted(got) == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(list(got.values()), list(alone[0].values()), atol=1e-4, rtol=0)
+    compare(run, alone, tally)
 
 
-@pytest.mark.drill
-def test_a_run_grows_with_the_cluster_and_shrinks_with_it(ray_cluster, settings, tmp_path):
+@pytest.mark.drill("the second of two nodes")
+def test_a_run_grows_with_the_cluster_and_shrinks_with_it(ray_cluster, settings, tmp_path, tally):
     optimizer = dataclasses.replace(settings.optimizer, max_steps=100_000)
     cluster = {"workers": (1, 2), "worker_resources": {"trainer": 1}}
     run = in_run(settings, "elastic", cluster, batch_size=2, optimizer=optimizer, validate_every=100_000)
@@ -235,13 +244,24 @@ def test_a_run_grows_with_the_cluster_and_shrinks_with_it(ray_cluster, settings,
         for node in filter(None, (first, second)):
             ray_cluster.remove_node(node)
     sizes = curve(run, "train/workers")
-    assert sorted(sizes) == list(range(1, max(sizes) + 1)), "steps are missing"
+    tally(lost=max(sizes) - len(sizes))
 
 
 def test_a_corpus_that_is_not_there_stops_the_run_with_one_clear_error(ray_cluster, settings):
     nowhere = dataclasses.replace(settings.corpus, speech=("nowhere",))
     with pytest.raises(ConfigError, match="nowhere"):
         fit(in_run(settings, "nowhere", corpus=nowhere))
+
+
+def test_an_error_that_would_come_again_is_handed_back_by_a_worker_and_not_raised(settings, monkeypatch):
+    """Ray Train would start the group again and again for one that is raised."""
+    nowhere = dataclasses.replace(settings.corpus, root="/nowhere")
+    run = in_run(settings, "handed_back", corpus=nowhere, workers=0)
+    monkeypatch.setattr(train, "RayContext", lambda storage, folder: LocalContext(folder, device=torch.device("cpu")))
+    monkeypatch.setattr(train, "enter_job_folder", lambda: None)
+    found = train._train_on_worker({"config": config.to_tree(run), "storage": "nowhere"})
+    assert isinstance(found, ConfigError)
+    assert "/nowhere" in str(found)
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(ray_cluster, settings):

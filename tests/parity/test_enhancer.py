@@ -44,15 +44,19 @@ def config_of(name):
 
 
 @functools.cache
-def full_weights():
-    return Fixture("enhancer/full_a").module_weights("")
+def full_enhancer(frozen):
+    """The net of the original's size, built once in each form: that takes longer than its tests."""
+    net = EnhancerNet()
+    load_weights(net, Fixture("enhancer/full_a").module_weights(""))
+    return net.freeze() if frozen else net.eval()
 
 
 def enhancer(name, frozen=False, **settings):
     """A whole net with the fixtures' weights."""
-    full = "full" in name
-    net = EnhancerNet(dataclasses.replace(config_of(name), **settings), None if full else TINY_DENOISER)
-    load_weights(net, full_weights() if full else Fixture(name).module_weights(""))
+    if "full" in name:
+        return full_enhancer(frozen)
+    net = EnhancerNet(dataclasses.replace(TINY, **settings), TINY_DENOISER)
+    load_weights(net, Fixture(name).module_weights(""))
     return net.freeze() if frozen else net.eval()
 
 

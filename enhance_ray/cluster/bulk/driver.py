@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
@@ -200,8 +199,9 @@ class _Run:
         settings = self._settings
         least, most = settings.actor_range
         # One block for each part: that is what is given to an actor, and what comes back when one is lost.
-        tables = [pa.table({"part": [part]}) for part in parts]
-        dataset = ray.data.from_arrow(tables).map_batches(
+        dataset = ray.data.from_items(
+            [{"part": part} for part in parts], override_num_blocks=len(parts)
+        ).map_batches(
             Worker,
             fn_constructor_args=(settings, self._state.job, self._ledger, self._load),
             batch_size=1,
