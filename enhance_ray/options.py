@@ -16,6 +16,8 @@ from enhance_ray.errors import ConfigError
 MODEL_RATE = 44_100
 """Rate in Hz at which the models work and outputs are written."""
 
+Precision = Literal["auto", "fp32", "bf16"]
+"""What the models compute in; "auto" is bf16 where the processor computes in it natively."""
 
 Solver = Literal["euler", "midpoint", "rk4", "ab2"]
 """How the flow is integrated; `models.ode` says what each costs."""

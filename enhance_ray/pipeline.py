@@ -40,11 +40,10 @@ from enhance_ray.errors import AudioError, CheckpointError, ConfigError
 from enhance_ray.memory import keep_large_blocks
 from enhance_ray.models import ode
 from enhance_ray.models.enhancer import EnhancerNet
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.options import MODEL_RATE, EnhanceOptions, Precision
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["auto", "fp32", "bf16"]
 Waveform = TypeVar("Waveform", NDArray[np.floating], Tensor)
 
 Owner = TypeVar("Owner")

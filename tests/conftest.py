@@ -21,7 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for drill in item.iter_markers("drill"):
             item.user_properties.extend(("killed", what) for what in drill.args)
-        item.add_marker(pytest.mark.xdist_group("cluster" if item.path in clustered else item.path.stem))
+        group = "cluster" if item.path in clustered else "/".join(item.path.parts[-2:])
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -89,7 +89,7 @@ class Feed:
             made = [self._make(parts, first, int(step)) for step in rows["id"]]
             return {name: np.concatenate([batch[name] for batch in made]) for name in made[0]}
 
-        # Blocks that are there already, described by this process: others that Ray Data makes cost a task each.
+        # Blocks that are there, described by this process: of others, Ray Data asks a task what is in them.
         dataset = ray.data.from_items(
             [{"id": step} for step in range(steps)],
             override_num_blocks=math.ceil(steps / self.data.steps_per_task),

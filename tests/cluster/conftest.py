@@ -12,6 +12,8 @@ os.environ.update(
     # What Ray does on desktops: every address is loopback's.
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     RAY_AUTH_MODE="disabled",
+    # Otherwise they give way to the tests beside them, and whoever waits for them waits minutes.
+    RAY_worker_niceness="0",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
@@ -41,6 +43,10 @@ def ray_cluster(s3):
     import ray
     from ray.cluster_utils import Cluster
 
+    # The tests' folder is what makes their functions importable in workers, which inherit it. A runtime
+    # environment would say so, too, and leave the workers that Ray starts beforehand without a use.
+    path = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -50,14 +56,7 @@ def ray_cluster(s3):
             "node_ip_address": "127.0.0.1",
         },
     )
-    # The tests' folder is what makes their functions importable in workers.
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
-    ray.init(
-        address=cluster.address,
-        logging_level="error",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
     yield cluster
     ray.shutdown()
     cluster.shutdown()

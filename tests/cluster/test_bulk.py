@@ -17,7 +17,8 @@ import pytest
 from bulk_corpus import contents, job_state, load_slowly, records
 
 from enhance_ray import audio, cli
-from enhance_ray.cluster.bulk import BulkConfig, command, driver, run, worker
+from enhance_ray.cluster import scratch
+from enhance_ray.cluster.bulk import BulkConfig, command, driver, run
 from enhance_ray.errors import ConfigError
 
 
@@ -166,7 +167,7 @@ def test_what_a_killed_actor_left_is_removed_by_the_next_and_a_living_ones_is_no
     code = """
 import sys, tempfile, time
 tempfile.tempdir = sys.argv[1]
-from enhance_ray.cluster.bulk.worker import own_scratch
+from enhance_ray.cluster.scratch import own_scratch
 lock = own_scratch()
 print(tempfile.mkstemp()[1], flush=True)
 time.sleep(60)
@@ -175,11 +176,11 @@ time.sleep(60)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as actor:
         left = Path(actor.stdout.readline().strip())
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        worker.own_scratch().release()
+        scratch.own_scratch().release()
         assert left.exists()
         actor.kill()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    worker.own_scratch().release()
+    scratch.own_scratch().release()
     assert not left.parent.exists()
 
 

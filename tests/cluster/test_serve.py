@@ -215,6 +215,7 @@ def wave(seconds, channels=1, rate=8000):
         ("/v1/denoise", {}, bytes(8_000_001), 413, "too_large"),
         ("/v1/nothing", {}, b"x", 404, "not_found"),
     ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,
 )
 def test_what_is_wrong_is_said(url, path, parameters, body, status, code):
     response = httpx.post(url + path, params=parameters, content=body, timeout=60)

@@ -257,7 +257,9 @@ def test_an_error_that_would_come_again_is_handed_back_by_a_worker_and_not_raise
     """Ray Train would start the group again and again for one that is raised."""
     nowhere = dataclasses.replace(settings.corpus, root="/nowhere")
     run = in_run(settings, "handed_back", corpus=nowhere, workers=0)
-    monkeypatch.setattr(train, "RayContext", lambda storage, folder: LocalContext(folder, device=torch.device("cpu")))
+    monkeypatch.setattr(
+        train, "RayContext", lambda storage, folder: LocalContext(folder, device=torch.device("cpu"))
+    )
     monkeypatch.setattr(train, "enter_job_folder", lambda: None)
     found = train._train_on_worker({"config": config.to_tree(run), "storage": "nowhere"})
     assert isinstance(found, ConfigError)

@@ -13,7 +13,22 @@
 A segment is the unit of the model's work, a file of commitment, a part of the manifest of the job.
 """
 
-from enhance_ray.cluster.bulk.driver import Outcome, run
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from enhance_ray.cluster.bulk.settings import BulkConfig
 
+if TYPE_CHECKING:
+    from enhance_ray.cluster.bulk.driver import Outcome, run
+
 __all__ = ["BulkConfig", "Outcome", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # The ledger's process imports this package, too, and needs neither torch nor Ray Data: seconds each.
+    if name in ("Outcome", "run"):
+        from enhance_ray.cluster.bulk import driver
+
+        return getattr(driver, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

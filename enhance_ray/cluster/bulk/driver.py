@@ -31,6 +31,7 @@ from enhance_ray.cluster.bulk.ledger import Ledger, Snapshot
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import Fingerprint, JobState, open_job
 from enhance_ray.cluster.bulk.worker import PARTS_AT_ONCE, Load, Worker, load_enhancer
+from enhance_ray.cluster.nodes import node_is_alive
 from enhance_ray.cluster.session import output_place, path_for_workers
 from enhance_ray.errors import EnhanceRayError
 
@@ -162,7 +163,7 @@ class _Run:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Ledger)
         actor = actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
-        self._ledger = actor.remote(_node_is_alive)
+        self._ledger = actor.remote(node_is_alive)
         self._ended = threading.Event()
         self._interrupted = threading.Event()
         self._status: Status = "complete"
@@ -263,10 +264,6 @@ class _Run:
 def _leave_seconds() -> float:
     """For how long actors may put away what they have open when a run is interrupted."""
     return max(1.0, float(os.environ.get(_STOP_VARIABLE, "3")) - _KEPT_BACK_SECONDS)
-
-
-def _node_is_alive(node: str) -> bool:
-    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
 
 
 @contextlib.contextmanager

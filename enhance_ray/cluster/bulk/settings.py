@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Precision
+from enhance_ray.options import EnhanceOptions, Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,6 @@ Two parts are under way in an actor, so that the model has work while the first 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -28,7 +27,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from filelock import FileLock, Timeout
 from ray.util.metrics import Counter, Gauge
 
 from enhance_ray.audio import Patience
@@ -38,6 +36,7 @@ from enhance_ray.cluster.bulk.ledger import Attempt, Closed, Opened
 from enhance_ray.cluster.bulk.plan import output_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
+from enhance_ray.cluster.scratch import own_scratch
 from enhance_ray.errors import AudioError
 from enhance_ray.files import Job, Progress, enhance_files, output_extension
 from enhance_ray.pipeline import Enhancer
@@ -50,8 +49,6 @@ PARTS_AT_ONCE = 2
 
 _STALLED = 70  # exit status of an actor in which nothing moves
 _NEWS_SECONDS = 1.0
-_SCRATCH = "enhance-ray-actor-"
-_LOCK_NAME = "lock"
 _KILLED = Record(
     input="",
     status="failed",
@@ -226,23 +223,6 @@ class Worker:
             self._feed.close()
         if stop == "abort":
             self._stopping.set()
-
-
-def own_scratch() -> FileLock:
-    """Have all temporary files of this process in a folder of its own; remove those of killed ones.
-
-    Returns:
-        What must be kept: while it is, the folder counts as used.
-    """
-    root = Path(tempfile.gettempdir())
-    for folder in root.glob(f"{_SCRATCH}*"):
-        with contextlib.suppress(Timeout, OSError), FileLock(folder / _LOCK_NAME, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=root))
-    lock = FileLock(folder / _LOCK_NAME)
-    lock.acquire()
-    tempfile.tempdir = str(folder)
-    return lock
 
 
 class _Stopped(Exception):  # noqa: N818 - what parts find where the engine ended early, is no error

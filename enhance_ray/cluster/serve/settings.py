@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.pipeline import Precision
+from enhance_ray.options import Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,30 @@
+"""A folder for temporary files that is emptied after a process that was killed could not do so."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_SCRATCH = "enhance-ray-actor-"
+_LOCK_NAME = "lock"
+
+
+def own_scratch() -> FileLock:
+    """Have all temporary files of this process in a folder of its own; remove those of killed ones.
+
+    Returns:
+        What must be kept: while it is, the folder counts as used.
+    """
+    root = Path(tempfile.gettempdir())
+    for folder in root.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(Timeout, OSError), FileLock(folder / _LOCK_NAME, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=root))
+    lock = FileLock(folder / _LOCK_NAME)
+    lock.acquire()
+    tempfile.tempdir = str(folder)
+    return lock
