@@ -60,7 +60,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
     rows = []
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.getreports(outcome):
-            if "drill" not in report.keywords or (report.when != "call" and outcome == "passed"):
+            if not isinstance(report, pytest.TestReport) or "drill" not in report.keywords:
+                continue  # what could not be collected, or is no drill
+            if report.when != "call" and outcome == "passed":
                 continue
             found = dict(report.user_properties)
             counts = [str(found.get("drill", {}).get(name, "")) for name in ("lost", "doubled", "torn")]
