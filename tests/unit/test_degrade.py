@@ -8,8 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
-import torchaudio
+from golden import torchaudio_numbers
 from scipy import signal, stats
 
 from enhance_ray import config
@@ -207,10 +206,10 @@ def test_gaussian_noise_has_the_share_that_was_asked(share):
     assert noise.std() / waveform.std() == pytest.approx(1 - share, rel=0.01)  # the mean of 44,100 draws
 
 
-@pytest.mark.parametrize(("gain_db", "colour"), [(5.0, 20.0), (25.0, 50.0), (40.0, 80.0)])
+@pytest.mark.parametrize(("gain_db", "colour"), torchaudio_numbers.DRIVES)
 def test_overdrive_equals_torchaudio_once_its_start_click_is_over(gain_db, colour):
-    waveform = speech_like(0.5)
-    expected = torchaudio.functional.overdrive(torch.from_numpy(waveform), gain_db, colour).numpy()
+    with np.load(torchaudio_numbers.NUMBERS) as numbers:
+        waveform, expected = numbers["overdrive/input"], numbers[f"overdrive/{gain_db:g}/{colour:g}"]
     driven = degrade.overdrive(waveform, gain_db=gain_db, colour=colour)
     # 0.995^n of the click is left: 1e-7 after 3300 samples.
     np.testing.assert_allclose(driven[3300:], expected[3300:], atol=2e-5)
