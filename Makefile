@@ -1,23 +1,24 @@
-# Every target prepares .venv first; nothing but Python 3.11 to 3.13 and make need be there.
+# Every target prepares .venv first, with uv where it can be had (tools/prepare.py). Python 3.11 to 3.13, make and a C compiler
+# need be there, and nothing else.
 #
 #     make demo    restore samples/noisy, score it, write demo_out/report.html
 #     make test    all tests but those of
 #     make drill   killing workers, drivers and nodes of a cluster, which take minutes
-#     make lint    ruff, mypy, import layers
+#     make lint    ruff, mypy, import layers, the lock
+#     make lock    constraints.txt anew from pyproject.toml; UPGRADE=--upgrade takes the newest versions
 #     make bench   compare with other denoisers: make bench DATA=folder WORK=folder
 
 PYTHON ?= python3
+UPGRADE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test drill lint format bench clean
+.PHONY: demo test drill lint format lock bench clean
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "enhance_ray needs Python 3.11 to 3.13: make PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,eval,hub,dev]'
+	$(PYTHON) tools/prepare.py $(VENV) cluster,train,eval,hub,dev
 	touch $@
 
 demo: $(STAMP)
@@ -34,14 +35,18 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/lock.py check
+
+lock: $(STAMP)
+	$(BIN)/python tools/lock.py write $(UPGRADE)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	$(PYTHON) tools/prepare.py $(VENV) peers
 	$(BIN)/python benchmarks/quality.py --data $(DATA) --work $(WORK) --jobs 2
 
 clean:
-	rm -rf $(VENV) demo_out
+	rm -rf $(VENV) .uv demo_out

@@ -2,8 +2,8 @@
 
     uv run tests/golden/torchaudio_numbers.py
 
-The project does not depend on torchaudio: a wheel of it fits one build of torch, and cannot be imported beside
-another. So the script states its own pair of versions, which uv installs into an environment apart.
+The project does not depend on torchaudio: a wheel of it fits one build of torch, and cannot be imported
+beside another. So the script states its own pair of versions, which uv installs into an environment apart.
 """
 
 # /// script
