@@ -4,9 +4,9 @@
     make lock UPGRADE=--upgrade  takes the newest versions
     python tools/lock.py check   needs no network; `make lint` runs it
 
-The lock holds names, versions and markers for all extras, Python 3.11 to 3.13, Linux and macOS. No address of
-an index and no build of a version (`+cpu`) is in it: where packages come from is up to who installs. pip and uv
-both take `2.13.0+cpu` for `torch==2.13.0` where it is offered.
+The lock holds names, versions and markers for all extras, Python 3.11 to 3.13, Linux and macOS. No address
+of an index and no build of a version (`+cpu`) is in it: where packages come from is up to who installs. pip
+and uv both take `2.13.0+cpu` for `torch==2.13.0` where it is offered.
 """
 
 from __future__ import annotations

@@ -64,11 +64,11 @@ def install(folder: Path, wanted: list[str]) -> int:
             venv.create(folder, with_pip=False)
     wanted = ["--constraint", str(LOCK), *wanted]
 
-    environment = uv_environment(python)
     uv = find_uv(python)
     if uv is None:
         say("uv cannot be had, so pip installs, which takes longer")
     else:
+        environment = uv_environment(uv, python)
         options, torch, why = torch_build(uv, python, environment, has_gpu=has_nvidia_gpu())
         say(f"{torch}: {why}")
         if run([uv, "pip", "install", "--python", str(python), *options, torch, *wanted], environment) == 0:
@@ -102,17 +102,28 @@ def find_uv(python: Path) -> str | None:
     return str(program) if program.exists() else None
 
 
-def uv_environment(python: Path) -> dict[str, str]:
-    """Variables under which uv sees what pip is configured to see; what is set for uv already stays."""
+def uv_environment(uv: str, python: Path) -> dict[str, str]:
+    """Variables under which ``uv`` sees what pip is configured to see; what is set for uv already stays."""
     environment = dict(os.environ)
     for option, value in pip_options(python).items():
         if (name := TO_UV.get(option)) and value:
             # pip separates by spaces and lines; uv separates folders by commas, all else by spaces.
             environment.setdefault(name, ("," if name == "UV_FIND_LINKS" else " ").join(value.split()))
-    if "UV_INDEX" in environment:
-        # As pip does: the best version of all indexes, not the first index that has the package at all.
+    if further := environment.get("UV_INDEX"):
+        # pip takes the best file of all indexes. uv can take the best version of them, and for one version the
+        # index that it asks first: that must be the main one, since a further one may hold few files of a version.
         environment.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
+        main_index = environment.get("UV_DEFAULT_INDEX") or default_index(uv)
+        environment["UV_INDEX"] = f"{main_index} {further}".strip()
     return environment
+
+
+def default_index(uv: str) -> str:
+    """The index that ``uv`` asks where none is configured."""
+    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-config", "--emit-index-url", "-"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
+    printed = subprocess.run(command, input="", env=plain, capture_output=True, text=True, check=False).stdout
+    return printed.partition("--index-url")[2].strip()
 
 
 def pip_options(python: Path) -> dict[str, str]:
