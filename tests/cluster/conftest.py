@@ -1,10 +1,13 @@
 """One Ray cluster and one S3 server for all tests here, both on loopback."""
 
+import contextlib
 import os
+import uuid
 from pathlib import Path
 
 import pytest
 from s3_server import make_bucket, s3_server
+from serving import until
 
 # Before Ray is imported: its processes inherit them. Without hasty health checks, a test would wait half a
 # minute until a node that was killed counts as dead.
@@ -47,6 +50,7 @@ def ray_cluster(s3):
     # environment would say so, too, and leave the workers that Ray starts beforehand without a use.
     path = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    os.environ["ENHANCE_RAY_TESTS"] = mark = uuid.uuid4().hex
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -60,6 +64,17 @@ def ray_cluster(s3):
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    until(lambda: not processes_with(mark), seconds=20)
+
+
+def processes_with(text):
+    """Processes, this one apart, that were started with ``text`` in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or belongs to somebody else
+            if text.encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                found.append((folder.name, (folder / "cmdline").read_bytes().replace(b"\0", b" ")[:100]))
+    return found
 
 
 @pytest.fixture(autouse=True)
