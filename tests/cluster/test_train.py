@@ -53,7 +53,7 @@ def settings(corpus, s3):
         "optimizer": {"max_lr": 0.003, "warmup_steps": 2, "max_steps": STEPS, "ema_decay": 0.5},
         "log_every": 1,
         "validate_every": STEPS,
-        "checkpoint_every": 5,
+        "checkpoint_every": 10,
         "validation_examples": 3,
         "validation_seconds": 1.0,
         "cluster": {"storage": f"{s3}/runs", "workers": 2, "data": {"tasks": 1}, "resize_seconds": 2.0},
