@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from enhance_ray.dsp.mel import slaney_filter_bank
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.discriminators import RESOLUTIONS
 from enhance_ray.models.layers import Total, alone
+from enhance_ray.options import MODEL_RATE
 
 Scores = Mapping[str, Sequence[Tensor]]
 """What `models.discriminators.Discriminator` answers."""
@@ -34,15 +36,29 @@ class DenoiserLossConfig:
     """Window lengths in samples of that loss."""
     complex_share: float = 0.3
     """Share of the phase-aware part in that loss, in [0, 1]."""
+    erb_share: float = 0.0
+    """Share of a bin's weight in that loss that follows the ear's scale of frequency (`erb_weights`), in
+    [0, 1]. At 0 every bin weighs the same, and all below 1 kHz is 4.5 % of the loss."""
+    over_suppression: float = 1.0
+    """How often a magnitude counts in that loss where it is below its target: speech that was taken away
+    costs so many times what noise that was left does."""
+    loudness: float = 0.0
+    """Weight of `loudness_loss`."""
     keep_level: bool = False
     """Scale the target by the input's peak, so that speech keeps its level; the original scales it by its
     own peak, which asks the net for a gain that a mask cannot give."""
 
     def __post_init__(self) -> None:
-        if self.waveform < 0 or self.spectrum < 0 or self.waveform + self.spectrum == 0:
-            raise ConfigError("waveform, spectrum", "must not be negative, and one must be positive")
-        if not 0 <= self.complex_share <= 1:
-            raise ConfigError("complex_share", f"must be within [0, 1], got {self.complex_share}")
+        weights = (self.waveform, self.spectrum, self.loudness)
+        if min(weights) < 0 or sum(weights) == 0:
+            raise ConfigError(
+                "waveform, spectrum, loudness", "must not be negative, and one must be positive"
+            )
+        for name in ("complex_share", "erb_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(name, f"must be within [0, 1], got {getattr(self, name)}")
+        if self.over_suppression <= 0:
+            raise ConfigError("over_suppression", f"must be positive, got {self.over_suppression}")
         if not self.resolutions or min(self.resolutions) < 16:
             raise ConfigError(
                 "resolutions", f"expected window lengths of at least 16, got {self.resolutions}"
@@ -86,13 +102,17 @@ def compressed_spectral_loss(
     window_length: int,
     complex_share: float,
     power: float = 0.3,
+    erb_share: float = 0.0,
+    over_suppression: float = 1.0,
     guide: Float[Tensor, "batch time"] | None = None,
     guided_share: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared difference of power-law compressed spectra, of magnitudes and of complex values.
 
     Compression by ``power`` weighs quiet bins, which the ear hears and a waveform loss does not.
-    Ephrat et al. 2018, arXiv:1804.03619; the blend after Braun and Tashev 2020, arXiv:2009.12286.
+    Ephrat et al. 2018, arXiv:1804.03619; the blend after Braun and Tashev 2020, arXiv:2009.12286. A dearer
+    loss of speech than rest of noise: Xia, Braun et al. 2020, arXiv:2001.10601; by the sign of the error of
+    a compressed magnitude, as here: Wang et al. 2020, "VoiceFilter-Lite", arXiv:2009.04323.
 
     Args:
         estimate: what the net gave.
@@ -100,6 +120,8 @@ def compressed_spectral_loss(
         window_length: Hann window and transform length in samples; hop is half of it.
         complex_share: weight of the complex part; magnitudes have the rest.
         power: of the magnitudes.
+        erb_share: share of a bin's weight, in both parts, that is by `erb_weights`; the rest is even.
+        over_suppression: factor of the magnitudes' part where the estimate's is below the target's.
         guide: whose phases are at hand; for ``guided_share``.
         guided_share: the share where the guide is at most some 10 dB below the target; it changes smoothly.
     """
@@ -130,11 +152,61 @@ def compressed_spectral_loss(
     target_magnitude, target_coloured = compressed(wanted)
     by_magnitude = (magnitude - target_magnitude).square()
     by_complex = (coloured - target_coloured).square().sum(-1)
+    if over_suppression != 1:
+        by_magnitude = by_magnitude * torch.where(magnitude < target_magnitude, over_suppression, 1.0)
+    if erb_share:
+        weights = torch.lerp(torch.ones(()), erb_weights(window_length // 2 + 1), erb_share)
+        weights = weights[:, None].to(estimate.device)
+        by_magnitude, by_complex = weights * by_magnitude, weights * by_complex
     if guide is None or guided_share is None:
         return (1 - complex_share) * by_magnitude.mean() + complex_share * by_complex.mean()
     known = energy(spectrum(guide))
     share = complex_share + (guided_share - complex_share) * known / (known + 0.1 * energy(wanted))
     return torch.lerp(by_magnitude, by_complex, share).mean()
+
+
+def erb_weights(bins: int, sample_rate: int = MODEL_RATE) -> Float[Tensor, " freq"]:
+    """Weights of ``bins`` from 0 Hz to half of ``sample_rate``, with a mean of 1: how much of the ear's scale
+    of frequency a bin takes up.
+
+    That is the density of the ERB-rate scale, which falls with 1 / (f + 229 Hz): Glasberg and Moore 1990,
+    doi:10.1016/0378-5955(90)90170-T, equation 4.
+    """
+    hertz = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
+    density = 1 / (1 + 4.37e-3 * hertz)
+    return (density / density.mean()).float()
+
+
+_LOUDNESS_WINDOW, _LOUDNESS_BANDS, _LOUDNESS_POWER = 1024, 48, 0.23
+
+
+def loudness_loss(
+    estimate: Float[Tensor, "batch time"], target: Float[Tensor, "batch time"]
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of loudness in bands of hearing, whatever the phases.
+
+    Loudness is the energy of a mel band to the power of 0.23 (Zwicker's law of specific loudness; Fastl and
+    Zwicker 2007, "Psychoacoustics", section 8.7), without masking between bands.
+    """
+    window = torch.hann_window(_LOUDNESS_WINDOW, device=estimate.device)
+    bank = slaney_filter_bank(MODEL_RATE, _LOUDNESS_WINDOW, _LOUDNESS_BANDS).to(estimate.device)
+    bank = bank / bank.sum(0)
+
+    def loudness(waveform: Tensor) -> Tensor:
+        spectrum = torch.stft(
+            waveform,
+            _LOUDNESS_WINDOW,
+            _LOUDNESS_WINDOW // 2,
+            window=window,
+            return_complex=True,
+            pad_mode="constant",
+        )
+        energy = torch.view_as_real(spectrum).square().sum(-1) / window.square().sum()
+        # As in `compressed_spectral_loss`, for the gradient at silence.
+        bands: Tensor = torch.einsum("fm,bft->bmt", bank, energy).clamp_min(1e-8)
+        return bands.pow(_LOUDNESS_POWER)
+
+    return (loudness(estimate) - loudness(target)).abs().mean()
 
 
 def denoiser_loss(
@@ -146,10 +218,19 @@ def denoiser_loss(
         parts["l1"] = config.waveform * (estimate - target).abs().mean()
     if config.spectrum:
         by_resolution = [
-            compressed_spectral_loss(estimate, target, window_length=n, complex_share=config.complex_share)
+            compressed_spectral_loss(
+                estimate,
+                target,
+                window_length=n,
+                complex_share=config.complex_share,
+                erb_share=config.erb_share,
+                over_suppression=config.over_suppression,
+            )
             for n in config.resolutions
         ]
         parts["spectrum"] = config.spectrum * torch.stack(by_resolution).mean()
+    if config.loudness:
+        parts["loudness"] = config.loudness * loudness_loss(estimate, target)
     return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
 
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.training.losses import DenoiserLossConfig, compressed_spectral_loss, denoiser_loss
+from enhance_ray.training.losses import (
+    DenoiserLossConfig,
+    compressed_spectral_loss,
+    denoiser_loss,
+    erb_weights,
+    loudness_loss,
+)
 from enhance_ray.training.stages import denoiser_step
 
 
@@ -43,9 +49,54 @@ def test_phases_count_where_the_guide_has_them(waveform):
     torch.testing.assert_close(cost(100 * waveform), loss(-waveform, waveform, 0.5), rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize(("gain", "factor"), [(0.5, 2.5), (2.0, 1.0)])
+def test_what_was_taken_away_costs_more_than_what_was_left(waveform, gain, factor):
+    even = loss(gain * waveform, waveform, 0.0)
+    uneven = compressed_spectral_loss(
+        gain * waveform, waveform, window_length=512, complex_share=0.0, over_suppression=2.5
+    )
+    assert (uneven / even).item() == pytest.approx(factor, rel=1e-4)
+
+
+def test_bins_weigh_what_they_take_up_of_the_ears_scale():
+    """The ERB-rate scale, 21.4 log10(1 + 0.00437 f), is the integral of the weights."""
+    weights = erb_weights(22_051, 44_100)  # bins of 1 Hz
+    assert weights.mean().item() == pytest.approx(1, rel=1e-5)
+    share = weights[:1000].sum() / weights.sum()
+    expected = torch.log(torch.tensor(1 + 4.37)) / torch.log(torch.tensor(1 + 4.37 * 22.05))
+    assert share.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_a_tone_weighs_by_the_share_of_the_ears_scale_that_was_asked_for():
+    """Half even and half by ear: a tone's cost changes by 1/2 + weight/2."""
+    samples = torch.arange(44_100)
+    fade = torch.hann_window(44_100)  # its ends would click, which is every frequency
+    weights = erb_weights(257)
+    for bin_ in (8, 128):  # whole turns in a window: without compression the tone lies in three bins
+        tone = (fade * torch.sin(2 * torch.pi * bin_ / 512 * samples))[None]
+
+        def cost(share, tone=tone):
+            return compressed_spectral_loss(
+                0.5 * tone, tone, window_length=512, complex_share=0.3, power=1.0, erb_share=share
+            )
+
+        expected = 0.5 + 0.5 * weights[bin_].item()
+        assert (cost(0.5) / cost(0.0)).item() == pytest.approx(expected, rel=0.02)
+
+
+def test_loudness_is_a_power_of_energy_and_deaf_to_phases(waveform):
+    """Energy to the power of 0.23: a gain g makes of it g^0.46."""
+    ratio = loudness_loss(0.5 * waveform, waveform) / loudness_loss(2 * waveform, waveform)
+    assert ratio.item() == pytest.approx((1 - 0.5**0.46) / (2**0.46 - 1), rel=1e-3)
+    assert loudness_loss(-waveform, waveform) == 0
+    total, parts = denoiser_loss(0.5 * waveform, waveform, DenoiserLossConfig(waveform=0.0, loudness=3.0))
+    torch.testing.assert_close(total, 3 * loudness_loss(0.5 * waveform, waveform))
+    assert parts.keys() == {"loudness"}
+
+
 def test_silence_has_a_finite_gradient(waveform):
     silence = torch.zeros_like(waveform, requires_grad=True)
-    loss(silence, waveform, 0.3).backward()
+    (loss(silence, waveform, 0.3) + loudness_loss(silence, waveform)).backward()
     assert silence.grad.isfinite().all()
 
 
@@ -73,7 +124,15 @@ def test_keeping_the_level_makes_the_input_itself_the_perfect_answer_without_noi
 
 
 @pytest.mark.parametrize(
-    "settings", [{"waveform": 0.0}, {"waveform": -1.0}, {"complex_share": 2.0}, {"resolutions": ()}]
+    "settings",
+    [
+        {"waveform": 0.0},
+        {"waveform": -1.0},
+        {"complex_share": 2.0},
+        {"erb_share": -0.5},
+        {"over_suppression": 0.0},
+        {"resolutions": ()},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
