@@ -347,7 +347,8 @@ def permutations(monkeypatch):
     applied: list[str] = []
     for name in SCENE:
         monkeypatch.setattr(
-            degrade, name, lambda waveform, *_, _name=name, **__: applied.append(_name) or waveform
+            f"{getattr(degrade, name).__module__}.{name}",
+            lambda waveform, *_, _name=name, **__: applied.append(_name) or waveform,
         )
     distorter, waveform = degrade.Distorter(), np.zeros(1, np.float32)
     drawn = []

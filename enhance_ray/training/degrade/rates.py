@@ -1,0 +1,63 @@
+"""Other sample rates, and recordings at a lower one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+from scipy import fft
+
+from enhance_ray.errors import ConfigError
+from enhance_ray.training.degrade.effect import Effect, Waveform
+
+
+def resample_fft(waveform: Waveform, source_rate: int, target_rate: int) -> Float32[np.ndarray, " resampled"]:
+    """Change the rate in the frequency domain: fast, without delay, and for training data only.
+
+    Flat to 95 % of the lower Nyquist frequency, a raised cosine from there to nothing. Returns
+    ceil(time * target_rate / source_rate) samples. `dsp.resample` is what inference uses.
+    """
+    divisor = math.gcd(source_rate, target_rate)
+    step_in, step_out = source_rate // divisor, target_rate // divisor
+    margin = source_rate // 20  # keeps the ringing at one end from wrapping round to the other
+    blocks = fft.next_fast_len(-(-(waveform.size + margin) // step_in), real=True)
+    spectrum = fft.rfft(waveform, blocks * step_in)
+    bins = blocks * min(step_in, step_out) // 2 + 1
+    output: Waveform = fft.irfft(spectrum[:bins] * _edge_taper(bins), blocks * step_out)
+    length = -(-waveform.size * step_out // step_in)
+    return output[:length] * (step_out / step_in)
+
+
+def _edge_taper(bins: int) -> Float32[np.ndarray, " bins"]:
+    """1 up to 95 % of the bins, then half a cosine down to 0 at the last."""
+    taper = np.ones(bins, np.float32)
+    edge = max(1, bins // 20)
+    taper[bins - edge :] = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, edge + 1) / edge)
+    return taper
+
+
+def limit_bandwidth(waveform: Waveform, sample_rate: int, rate: int) -> Waveform:
+    """Leave only what a recording at ``rate`` Hz could hold, by resampling there and back."""
+    narrow = resample_fft(waveform, sample_rate, rate)
+    return resample_fft(narrow, rate, sample_rate)[: waveform.size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NarrowBand(Effect):
+    """Recorded or sent at a lower rate: `limit_bandwidth`."""
+
+    rates: tuple[int, ...] = (8000, 11_025, 12_000, 16_000, 22_050)
+    """Hz; one is drawn. Those not below the signal's own rate change nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rates or min(self.rates) < 1000:
+            raise ConfigError(
+                "rates", f"expected one or more rates in Hz, 1000 or above, got {list(self.rates)}"
+            )
+
+    def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
+        rate = int(rng.choice(self.rates))
+        return limit_bandwidth(waveform, sample_rate, rate) if rate < sample_rate else waveform
