@@ -1,8 +1,8 @@
 """Training examples: (noisy, target, clean) crops. Spec 6.3, 6.5 and 6.6.
 
-    speech -> crop ─┬─────────────────────────────────────> clean
-                    └> distort? ─┬────────────────────────> target
-    noise  -> crop ──> distort ──┴─ mix at some SNR ──────> noisy
+    speech -> crop ─┬───────────────────────────────────────────> clean
+                    └> distort? ─┬──────────────────────────────> target
+    noise  -> crop ──> distort ──┴─ mix at some SNR -> record ──> noisy
 
 The denoiser's target keeps the speech's distortions: it removes noise and nothing else, unless `room_tail`
 asks it to shorten rooms too. The enhancer is to give the clean speech. An example is a function of (seed,
@@ -43,12 +43,15 @@ from enhance_ray.training.degrade import (
     RecordingChain,
     add_room,
     damp_room,
+    match_band,
     mix_at_share,
     mix_at_snr,
     peak_normalize,
 )
+from enhance_ray.training.noises import Bursts, draw_babble, draw_noises
 from enhance_ray.training.sources import join, list_sources
 from enhance_ray.training.splits import Split
+from enhance_ray.training.voices import Voices
 
 Waveform = Float32[np.ndarray, " time"]
 
@@ -72,6 +75,10 @@ class CorpusConfig:
     """Folder for decoded audio, about 320 MB an hour."""
     held_out_every: int = 8
     """One in so many files, where no list says it, is kept for validation."""
+    train_speakers: tuple[str, ...] = ()
+    """Speakers who belong to training whatever a list says: they may be the same person as one there."""
+    bursts: tuple[str, ...] = ()
+    """Words in the names of noise files that hold impulsive sounds, for `ExampleConfig.bursts`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,19 +107,44 @@ class ExampleConfig:
     """Fill a crop with several clips of one speaker and gaps; otherwise with one clip and silence."""
     speed: float = 0.0
     """Largest relative change of speed and pitch of the speech."""
+    voices: Voices = field(default_factory=Voices)
+    """Other kinds of speech that are made of it."""
     room_probability: float = 0.0
     """How often speech is put into a room."""
     room_tail: float | None = None
     """Reverberation time in seconds to which the target's room is damped; None leaves the room as it is."""
+    room_early: float = 0.02
+    """Seconds after the direct sound that the target keeps of its room as they are."""
+    noiseless_probability: float = 0.0
+    """How often there is no noise: where speech needs nothing, the net is to do nothing."""
+    noiseless_damage: float = 0.5
+    """How often one of the effects of ``recording``, drawn by their probabilities, is applied to such speech;
+    the others leave it alone."""
     babble_probability: float = 0.0
     """How often the noise is made of several speakers at once."""
+    babble_voices: tuple[int, int] = (4, 8)
+    """How many of them."""
+    babble_snr_db: tuple[float, float] | None = None
+    """Range of the signal-to-noise ratio there; by default ``snr_db``."""
+    bursts: Bursts = field(default_factory=Bursts)
+    """How often the noise is made of keys, impacts and steps, and how; needs `CorpusConfig.bursts`."""
     max_noises: int = 1
     """Most recordings that make up the noise."""
     recording: RecordingChain = field(default_factory=RecordingChain)
-    """What happens to the mixture and not to the target: hum, clipping, codecs."""
+    """What happens to the mixture and not to the target: hum, clipping, codecs, lost packets."""
+    same_band: bool = False
+    """Whether the target is cut off where ``recording`` cut off the mixture: a mask cannot bring back what is
+    above, and would learn to make noise of it."""
 
     def __post_init__(self) -> None:
-        for name in ("silence_probability", "distort_probability", "room_probability", "babble_probability"):
+        for name in (
+            "silence_probability",
+            "distort_probability",
+            "room_probability",
+            "noiseless_probability",
+            "noiseless_damage",
+            "babble_probability",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(name, f"must be within [0, 1], got {getattr(self, name)}")
         if self.crop_seconds <= 0.05:
@@ -124,6 +156,14 @@ class ExampleConfig:
                 raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
         if self.room_tail is not None and (self.room_tail <= 0 or self.snr_db is None):
             raise ConfigError("room_tail", "must be positive, and needs snr_db")
+        if self.room_early < 0:
+            raise ConfigError("room_early", f"must not be negative, got {self.room_early}")
+        if not 1 <= self.babble_voices[0] <= self.babble_voices[1]:
+            raise ConfigError("babble_voices", f"expected 1 <= low <= high, got {self.babble_voices}")
+        if self.babble_probability + self.bursts.probability > 1:
+            raise ConfigError("babble_probability", "must not be above 1 together with that of bursts")
+        if self.snr_db is None and (self.babble_snr_db is not None or self.bursts.probability):
+            raise ConfigError("babble_snr_db, bursts", "need snr_db")
 
 
 class Banks(NamedTuple):
@@ -132,6 +172,8 @@ class Banks(NamedTuple):
     speech: Recordings
     noise: Recordings
     rooms: Sequence[Waveform]
+    bursts: NDArray[np.int64] = np.zeros(0, np.int64)
+    """The recordings of ``noise`` that are impulsive."""
 
 
 class Example(NamedTuple):
@@ -153,11 +195,13 @@ def load_banks(corpus: CorpusConfig, split: Split) -> Banks:
     """Decode the corpus, or map what an earlier run decoded.
 
     Raises:
-        ConfigError: a folder is absent or holds nothing usable.
+        ConfigError: a folder is absent or holds nothing usable, or no noise for training has a name with a
+            word of `CorpusConfig.bursts`.
     """
     every = corpus.held_out_every
     speech, noise = (
-        list_sources(corpus.root, entries, split, every) for entries in (corpus.speech, corpus.noise)
+        list_sources(corpus.root, entries, split, every, corpus.train_speakers)
+        for entries in (corpus.speech, corpus.noise)
     )
     rooms = [
         response
@@ -166,10 +210,15 @@ def load_banks(corpus: CorpusConfig, split: Split) -> Banks:
             _local_folder(join(corpus.root, entry), corpus.cache), split=split, held_out_every=every
         )
     ]
+    noises = load_bank(noise, corpus.cache)
+    bursts = np.array([any(word in name for word in corpus.bursts) for name in noises.names])
+    if corpus.bursts and split == "train" and not bursts.any():
+        raise ConfigError("corpus: bursts", f"no noise file's name holds any of {', '.join(corpus.bursts)}")
     return Banks(
         StreamedBank(speech) if corpus.stream else load_bank(speech, corpus.cache),
-        load_bank(noise, corpus.cache),
+        noises,
         rooms,
+        np.flatnonzero(bursts),
     )
 
 
@@ -203,21 +252,45 @@ def make_example(
         clip: the recording of speech that it starts with; by default any.
     """
     length = int(config.crop_seconds * MODEL_RATE)
-    if rng.random() < config.silence_probability:
+    silent = rng.random() < config.silence_probability
+    if silent:
         clean = speech = target = np.zeros(length, np.float32)
     else:
         clean = _draw_speech(banks.speech, config, length, rng, clip)
         speech, target = _record_speech(clean, banks, config, rng)
-    noise = _draw_noise(banks, config, length, rng)
-    noise = peak_normalize(config.distorter(noise, MODEL_RATE, rng, banks.rooms))
-
-    if config.snr_db is None:
-        noisy, target = mix_at_share(speech, noise, rng.uniform(*config.share))
+    if config.noiseless_probability and not silent and rng.random() < config.noiseless_probability:
+        mixture = speech
+        damaged = rng.random() < config.noiseless_damage
+        noisy = config.recording.one(mixture, MODEL_RATE, rng) if damaged else mixture
     else:
-        noisy = mix_at_snr(speech, noise, rng.uniform(*config.snr_db), MODEL_RATE)
-    noisy = config.recording(noisy, MODEL_RATE, rng)
+        mixture, target = _add_noise(speech, target, banks, config, rng)
+        noisy = config.recording(mixture, MODEL_RATE, rng)
+    if config.same_band:
+        target = match_band(target, MODEL_RATE, before=mixture, after=noisy)
     peak = max(1.0, float(np.abs(noisy).max()))
     return Example(noisy / peak, target / peak, clean)
+
+
+def _add_noise(
+    speech: Waveform, target: Waveform, banks: Banks, config: ExampleConfig, rng: np.random.Generator
+) -> tuple[Waveform, Waveform]:
+    """The mixture, and the target at the level of the speech in it."""
+    kind, length, snr_db = rng.random(), speech.size, config.snr_db
+    of_bursts = 1 - config.bursts.probability <= kind and banks.bursts.size > 0
+    if of_bursts:
+        noise, snr_db = config.bursts.draw(banks.noise, banks.bursts, length, rng), config.bursts.snr_db
+    elif kind < config.babble_probability:
+        noise = draw_babble(banks.speech, config.babble_voices, length, rng)
+        snr_db = config.babble_snr_db or snr_db
+    else:
+        noise = draw_noises(banks.noise, config.max_noises, length, rng)
+    noise = peak_normalize(config.distorter(noise, MODEL_RATE, rng, banks.rooms))
+    if of_bursts and rng.random() < config.bursts.background:
+        background = draw_noises(banks.noise, config.max_noises, length, rng)
+        noise = mix_at_snr(noise, background, rng.uniform(10, 30), MODEL_RATE)
+    if snr_db is None:
+        return mix_at_share(speech, noise, rng.uniform(*config.share))
+    return mix_at_snr(speech, noise, rng.uniform(*snr_db), MODEL_RATE, noise_pauses=of_bursts), target
 
 
 def make_clean(
@@ -311,7 +384,8 @@ def _record_speech(
         dry: Waveform = np.float32(0.2) * speech
         speech = target = add_room(dry, room)
         if config.room_tail is not None:
-            target = add_room(dry, damp_room(room, MODEL_RATE, config.room_tail))
+            damped = damp_room(room, MODEL_RATE, config.room_tail, config.room_early)
+            target = add_room(dry, damped)
     if rng.random() < config.distort_probability:
         seed = int(rng.integers(2**63))  # one draw for both
         distorted = [
@@ -327,6 +401,7 @@ def _draw_speech(
     bank: Recordings, config: ExampleConfig, length: int, rng: np.random.Generator, clip: int | None
 ) -> Waveform:
     stretch = 1 + rng.uniform(-config.speed, config.speed) if config.speed else 1.0
+    stretch *= config.voices.draw_pitch(rng)
     # The stretched crop is cut to a length that transforms fast.
     natural = length if stretch == 1 else fft.next_fast_len(int(length * stretch), real=True)
     index = int(rng.integers(len(bank))) if clip is None else clip
@@ -337,7 +412,8 @@ def _draw_speech(
         while filled < natural:
             gap = int(rng.exponential(0.3) * MODEL_RATE)
             filled = _place(speech, filled + gap, bank, int(rng.choice(companions)), rng)
-    return speech if natural == length else _stretch(speech, length)
+    speech = speech if natural == length else _stretch(speech, length)
+    return config.voices(speech, MODEL_RATE, rng)
 
 
 def _place(target: Waveform, at: int, bank: Recordings, index: int, rng: np.random.Generator) -> int:
@@ -361,26 +437,3 @@ def _stretch(waveform: Waveform, length: int) -> Waveform:
     resized[:kept] = spectrum[:kept]
     stretched: Waveform = fft.irfft(resized, length) * np.float32(length / waveform.size)
     return stretched
-
-
-def _draw_noise(banks: Banks, config: ExampleConfig, length: int, rng: np.random.Generator) -> Waveform:
-    if rng.random() < config.babble_probability:
-        return _sum([_loop(banks.speech, length, rng) for _ in range(rng.integers(4, 9))])
-    noises = [_loop(banks.noise, length, rng)]
-    for _ in range(int(rng.integers(config.max_noises))):
-        gain = 10 ** (rng.uniform(-15, 5) / 20)
-        noises.append(gain * _loop(banks.noise, length, rng))
-    return _sum(noises)
-
-
-def _sum(waveforms: Sequence[Waveform]) -> Waveform:
-    return np.asarray(np.sum(waveforms, axis=0), np.float32)
-
-
-def _loop(bank: Recordings, length: int, rng: np.random.Generator) -> Waveform:
-    """A random crop of a random recording, repeated where it is shorter than ``length``."""
-    index = int(rng.integers(len(bank)))
-    room = max(0, bank.length(index) - length)
-    clip = bank.read(index, int(rng.integers(room + 1)), length)
-    repeated: Waveform = np.resize(clip, length)
-    return repeated

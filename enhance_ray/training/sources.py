@@ -82,7 +82,13 @@ def join(root: str, entry: str) -> str:
     return root.rstrip("/") if entry in ("", ".") else f"{root.rstrip('/')}/{entry}"
 
 
-def list_sources(root: str, entries: Sequence[str], split: Split | None, held_out_every: int) -> list[Source]:
+def list_sources(
+    root: str,
+    entries: Sequence[str],
+    split: Split | None,
+    held_out_every: int,
+    train_speakers: Sequence[str] = (),
+) -> list[Source]:
     """The recordings of ``split`` in ``entries``, in the order of their names.
 
     Args:
@@ -91,6 +97,7 @@ def list_sources(root: str, entries: Sequence[str], split: Split | None, held_ou
             name what is validation.
         split: which part; None for all.
         held_out_every: one in so many files is validation where nothing else says so.
+        train_speakers: who belongs to training, whatever a list says.
 
     Raises:
         ConfigError: an entry does not exist, cannot be read or holds nothing.
@@ -99,6 +106,8 @@ def list_sources(root: str, entries: Sequence[str], split: Split | None, held_ou
     for entry in entries:
         for source, name, of in _list(join(root, entry)):
             side = of or ("valid" if held_out(name, held_out_every) else "train")
+            if source.group in train_speakers:
+                side = "train"
             if split is None or side == split:
                 found.append(source)
     if not found:

@@ -316,6 +316,30 @@ def test_packets_are_lost_as_often_and_in_bursts_as_long_as_asked(loss, burst):
     assert lost.sum() / starts == pytest.approx(burst, rel=0.1)
 
 
+def test_in_a_bad_stretch_only_some_packets_may_be_lost():
+    """Elliott's channel: as many are lost in all, but more often one alone."""
+    gilbert, elliott = (
+        degrade.PacketLoss(loss=(0.1, 0.1), burst=(6.0, 6.0), density=(density, density), edge=(0, 0))
+        for density in (1.0, 0.5)
+    )
+    runs = []
+    for effect in (gilbert, elliott):
+        heard = effect(np.ones(20_000 * 100, np.float32), 5000, np.random.default_rng(4))
+        lost = heard[50::100] < 0.75
+        assert lost.mean() == pytest.approx(0.1, rel=0.15)
+        runs.append(lost.sum() / np.count_nonzero(lost[1:] & ~lost[:-1]))
+    assert runs[0] == pytest.approx(6, rel=0.15)
+    assert runs[1] < 2.5
+
+
+@pytest.mark.parametrize(("edge", "part"), [(0.0, 0), (0.01, 441)])
+def test_what_is_received_fades_as_long_as_asked(edge, part):
+    heard = degrade.lose_packets(
+        np.ones(3 * 882, np.float32), RATE, received=np.array([True, False, True]), repeat=False, edge=edge
+    )
+    assert np.count_nonzero((heard > 0.001) & (heard < 0.999)) / 2 == pytest.approx(part, abs=2)
+
+
 @pytest.mark.parametrize("codec", ["mp3", "aac", "opus"])
 def test_more_bits_leave_more_of_the_sound(codec):
     waveform = speech_like(1.0)
@@ -334,6 +358,14 @@ def test_a_codec_keeps_the_level_whatever_it_is():
         for gain in (0.001, 10.0)
     )
     np.testing.assert_allclose(quiet, loud, atol=1e-3)  # decoded to 16 bits
+
+
+def test_noise_with_pauses_is_measured_where_it_sounds():
+    speech, noise = speech_like(1.0), np.zeros(RATE, np.float32)
+    noise[:882] = 0.1
+    added = degrade.mix_at_snr(speech, noise, 5.0, RATE, noise_pauses=True) - speech
+    ratio = degrade.active_power(speech, RATE) / degrade.active_power(added, RATE)
+    assert 10 * math.log10(ratio) == pytest.approx(5, abs=0.01)
 
 
 # --------------------------------------------------------------------------- combinations

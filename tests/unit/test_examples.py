@@ -1,5 +1,6 @@
 """Training examples: what is in them, and that nothing but (seed, index) decides it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import soundfile
 import torch
 
+from enhance_ray import config as configuration
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE
+from enhance_ray.training import degrade
 from enhance_ray.training.bank import load_bank
 from enhance_ray.training.examples import (
     CorpusConfig,
@@ -18,9 +21,17 @@ from enhance_ray.training.examples import (
     load_banks,
     make_example,
 )
+from enhance_ray.training.noises import Bursts
 from enhance_ray.training.sources import list_sources
 
 CONFIG = ExampleConfig(crop_seconds=0.5)
+
+
+def plain_distorter():
+    """Changes nothing."""
+    off = {"probability": 0.0}
+    effects = dict.fromkeys(("reverb", "noise", "overdrive", "equalizer", "band_filter"), off)
+    return configuration.from_tree(degrade.Distorter, {"room_probability": 0.0, **effects})
 
 
 def tone(frequency: float, seconds: float, rate: int = MODEL_RATE) -> np.ndarray:
@@ -154,6 +165,126 @@ def test_a_shorter_room_is_the_target_where_asked(banks):
         assert np.abs(dry - target).max() > 0.1
 
 
+ONLY_SPEECH = {"silence_probability": 0, "distort_probability": 0, "snr_db": (0, 0), "crop_seconds": 0.5}
+
+
+def active_db(waveform):
+    return 10 * np.log10(degrade.active_power(waveform, MODEL_RATE))
+
+
+def test_speech_without_noise_is_its_own_target_as_often_as_asked(banks):
+    config = ExampleConfig(**ONLY_SPEECH, noiseless_probability=0.3, noiseless_damage=0)
+    examples = [make_example(banks, config, np.random.default_rng(i)) for i in range(100)]
+    assert 15 <= sum(np.array_equal(noisy, target) for noisy, target, _ in examples) <= 47
+
+
+def test_damage_without_noise_is_one_effect_with_the_undamaged_speech_as_target(banks):
+    recording = degrade.RecordingChain(
+        clipping=degrade.Clipping(probability=0.1, threshold_db=(-12, -12)),
+        packet_loss=degrade.PacketLoss(probability=0.1, loss=(0.4, 0.4)),
+    )
+    config = ExampleConfig(
+        **ONLY_SPEECH, noiseless_probability=1.0, noiseless_damage=1.0, recording=recording
+    )
+    clipped = lost = 0
+    for index in range(40):
+        noisy, target, _ = make_example(banks, config, np.random.default_rng(index))
+        assert np.abs(target).max() == pytest.approx(1, abs=1e-3)
+        clipped += np.abs(noisy).max() < 0.3
+        lost += np.abs(noisy).max() > 0.9
+    assert clipped + lost == 40 and 8 <= clipped <= 32
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        {"narrow_band": degrade.NarrowBand(probability=1, rates=(8000,))},
+        {"codec": degrade.Codec(probability=1, codecs=("mp3",), bit_rate=(8000, 8000))},
+    ],
+)
+def test_the_target_has_the_band_that_the_recording_left(banks, effect):
+    rng = np.random.default_rng(0)
+    click = np.zeros(MODEL_RATE // 2, np.float32)
+    click[5000] = 1.0
+    wide = rng.standard_normal(MODEL_RATE // 2).astype(np.float32)
+    narrow = degrade.RecordingChain(**effect)(wide, MODEL_RATE, rng)
+    limited = degrade.match_band(click, MODEL_RATE, before=wide, after=narrow)
+    gains_db = 20 * np.log10(np.abs(np.fft.rfft(limited)) + 1e-9)
+    hertz = np.fft.rfftfreq(limited.size, 1 / MODEL_RATE)
+    assert gains_db[(hertz < 1500) & (hertz > 100)].min() > -0.5
+    assert gains_db[hertz > 6000].max() < -60
+    assert degrade.match_band(click, MODEL_RATE, before=wide, after=0.9 * wide) is click
+    config = ExampleConfig(
+        **ONLY_SPEECH, noiseless_probability=1.0, recording=degrade.RecordingChain(**effect), same_band=True
+    )
+    noisy, target, _ = make_example(banks, config, np.random.default_rng(0))
+    assert noisy.shape == target.shape
+
+
+def test_babble_is_as_many_voices_at_the_level_of_its_own(banks):
+    """Voices are tones: as many lines stand in the spectrum of what is not speech."""
+    babble = {"babble_probability": 1.0, "babble_voices": (3, 3), "babble_snr_db": (6, 6)}
+    config = ExampleConfig(**ONLY_SPEECH, **babble, distorter=plain_distorter())
+    for index in range(5):
+        noisy, target, _ = make_example(banks, config, np.random.default_rng(index))
+        noise = noisy - target
+        assert active_db(target) - 10 * np.log10(np.mean(noise**2)) == pytest.approx(6, abs=0.1)
+        spectrum = np.abs(np.fft.rfft(noise * np.hanning(noise.size)))
+        lines = spectrum > 0.2 * spectrum.max()
+        assert 1 <= np.count_nonzero(lines[1:] & ~lines[:-1]) <= 3
+
+
+def test_bursts_come_from_the_files_that_are_named_and_leave_pauses(corpus):
+    named = dataclasses.replace(corpus, bursts=("noise3", "noise5"))
+    banks = load_banks(named, "train")
+    assert {Path(banks.noise.names[i]).stem for i in banks.bursts} <= {"noise3", "noise5"}
+    bursts = Bursts(
+        probability=1.0, going_on=0.0, background=0.0, events=(1, 2), seconds=(0.05, 0.05), snr_db=(3, 3)
+    )
+    config = ExampleConfig(**ONLY_SPEECH, bursts=bursts, distorter=plain_distorter())
+    for index in range(5):
+        noisy, target, _ = make_example(banks, config, np.random.default_rng(index))
+        noise = noisy - target
+        assert np.mean(np.abs(noise) > 1e-5) < 0.25  # two of 50 ms in 0.5 s
+        assert active_db(target) - active_db(noise) == pytest.approx(3, abs=0.2)
+
+
+def test_words_that_no_noise_file_has_are_refused(corpus):
+    with pytest.raises(ConfigError, match="keyboard"):
+        load_banks(dataclasses.replace(corpus, bursts=("keyboard",)), "train")
+
+
+def test_a_speaker_who_may_be_another_one_of_training_is_trained_on(corpus):
+    rows = [
+        "file,speaker,split",
+        "fg/voice0.wav,ann,train",
+        "fg/voice1.wav,bob,valid",
+        "fg/voice2.wav,eve,valid",
+    ]
+    Path(corpus.root, "same.csv").write_text("\n".join(rows))
+    of = {
+        split: [s.group for s in list_sources(corpus.root, ["same.csv"], split, 8, ["bob"])]
+        for split in ("train", "valid")
+    }
+    assert of == {"train": ["ann", "bob"], "valid": ["eve"]}
+
+
+def test_the_target_keeps_as_much_of_the_room_as_asked(banks):
+    """The bank's echo comes after 22 ms: a target that keeps 50 ms keeps it."""
+    room = {
+        "room_probability": 1.0,
+        "room_tail": 0.005,
+        "noiseless_probability": 1.0,
+        "noiseless_damage": 0.0,
+    }
+    kept = ExampleConfig(**ONLY_SPEECH, **room, room_early=0.05)
+    noisy, target, _ = make_example(banks, kept, np.random.default_rng(0))
+    np.testing.assert_allclose(target, noisy, atol=1e-6)
+    damped = ExampleConfig(**ONLY_SPEECH, **room)
+    noisy, target, _ = make_example(banks, damped, np.random.default_rng(0))
+    assert np.abs(target - noisy).max() > 0.1
+
+
 def test_changing_speed_changes_pitch_by_the_same_share(banks):
     frequencies = []
     for index in range(30):
@@ -244,6 +375,9 @@ def test_a_corpus_that_holds_nothing_is_named(entry, tmp_path):
         {"speed": 0.9},
         {"max_noises": 0},
         {"room_tail": 0.3},
+        {"babble_voices": (3, 2)},
+        {"babble_snr_db": (0, 5)},
+        {"noiseless_damage": 1.5},
     ],
 )
 def test_settings_out_of_range_are_refused(settings):

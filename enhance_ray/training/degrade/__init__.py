@@ -31,7 +31,7 @@ from enhance_ray.training.degrade.levels import (
 )
 from enhance_ray.training.degrade.mixing import active_power, mix_at_share, mix_at_snr, peak_normalize
 from enhance_ray.training.degrade.packets import PacketLoss, lose_packets
-from enhance_ray.training.degrade.rates import NarrowBand, limit_bandwidth, resample_fft
+from enhance_ray.training.degrade.rates import NarrowBand, limit_bandwidth, match_band, resample_fft
 from enhance_ray.training.degrade.rooms import (
     ALLPASS_DELAYS,
     COMB_DELAYS,
@@ -81,6 +81,7 @@ __all__ = [
     "filter_band",
     "limit_bandwidth",
     "lose_packets",
+    "match_band",
     "mix_at_share",
     "mix_at_snr",
     "overdrive",

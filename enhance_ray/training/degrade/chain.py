@@ -32,10 +32,24 @@ class RecordingChain:
     packet_loss: PacketLoss = field(default_factory=PacketLoss)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
-        chain = (self.level, self.hum, self.clipping, self.narrow_band, self.codec, self.packet_loss)
         return _apply(
-            [effect for effect in chain if rng.random() < effect.probability], waveform, sample_rate, rng
+            [effect for effect in self._chain if rng.random() < effect.probability],
+            waveform,
+            sample_rate,
+            rng,
         )
+
+    def one(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
+        """Apply one effect, drawn in proportion to the probabilities; none where all of them are 0."""
+        weights = np.array([effect.probability for effect in self._chain])
+        if not weights.any():
+            return waveform
+        effect = self._chain[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        return effect(waveform, sample_rate, rng)
+
+    @property
+    def _chain(self) -> tuple[Effect, ...]:
+        return (self.level, self.hum, self.clipping, self.narrow_band, self.codec, self.packet_loss)
 
 
 @dataclass(frozen=True, kw_only=True)

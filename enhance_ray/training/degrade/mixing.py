@@ -41,7 +41,14 @@ def _unit_energy(waveform: Waveforms) -> Waveforms:
     return np.asarray(waveform / norm, np.float32)
 
 
-def mix_at_snr(clean: Waveform, noise: Waveform, snr_db: float, sample_rate: int = MODEL_RATE) -> Waveform:
+def mix_at_snr(
+    clean: Waveform,
+    noise: Waveform,
+    snr_db: float,
+    sample_rate: int = MODEL_RATE,
+    *,
+    noise_pauses: bool = False,
+) -> Waveform:
     """Add ``noise`` to ``clean``, scaled so that their power ratio is ``snr_db``.
 
     Args:
@@ -50,13 +57,15 @@ def mix_at_snr(clean: Waveform, noise: Waveform, snr_db: float, sample_rate: int
         snr_db: 10 log10(speech power / noise power) in dB: the speech measured where it is active
             (`active_power`), so that pauses do not make the noise weaker; the noise over all.
         sample_rate: Hz.
+        noise_pauses: measure the noise where it is active, too, because it comes in bursts.
 
     Returns:
         The mixture, with ``clean`` at the level it came in; peaks may pass 1. Where the speech is
         silent no gain gives the ratio, and the noise passes as it is: the model must learn to
         answer noise alone with silence.
     """
-    speech_power, noise_power = active_power(clean, sample_rate), power_of(noise)
+    speech_power = active_power(clean, sample_rate)
+    noise_power = active_power(noise, sample_rate) if noise_pauses else power_of(noise)
     if speech_power == 0 or noise_power == 0:
         return np.asarray(clean + noise, np.float32)
     gain = math.sqrt(speech_power / noise_power) * 10 ** (-snr_db / 20)

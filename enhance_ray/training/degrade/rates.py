@@ -44,6 +44,34 @@ def limit_bandwidth(waveform: Waveform, sample_rate: int, rate: int) -> Waveform
     return resample_fft(narrow, rate, sample_rate)[: waveform.size]
 
 
+_BAND_HZ = 250
+
+
+def match_band(waveform: Waveform, sample_rate: int, *, before: Waveform, after: Waveform) -> Waveform:
+    """``waveform`` without what lies above the band that was left when ``after`` became of ``before``.
+
+    The band ends where all above has lost 13 dB or more, measured in steps of 250 Hz over the whole length;
+    what was next to nothing before (90 dB below the strongest step) says nothing. Where nothing was cut off,
+    ``waveform`` comes back as it is. All three are equally long.
+    """
+    points = fft.next_fast_len(waveform.size, real=True)
+    width = max(1, _BAND_HZ * points // sample_rate)
+    had, left = (
+        np.add.reduceat(power, np.arange(0, power.size, width))
+        for power in (np.square(np.abs(fft.rfft(each, points)), dtype=np.float64) for each in (before, after))
+    )
+    telling = had > 1e-9 * had.max()
+    kept = np.flatnonzero(telling & (left > 0.05 * had))
+    if kept.size == 0 or not telling[kept[-1] + 1 :].any():
+        return waveform
+    spectrum = fft.rfft(waveform, points)
+    edge = (kept[-1] + 1) * width
+    spectrum[edge:] = 0
+    spectrum[edge - width : edge] *= 0.5 + 0.5 * np.cos(np.pi * np.arange(width, dtype=np.float32) / width)
+    limited: Waveform = fft.irfft(spectrum, points)[: waveform.size]
+    return limited
+
+
 @dataclass(frozen=True, kw_only=True)
 class NarrowBand(Effect):
     """Recorded or sent at a lower rate: `limit_bandwidth`."""
