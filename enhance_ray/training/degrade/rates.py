@@ -54,6 +54,8 @@ def match_band(waveform: Waveform, sample_rate: int, *, before: Waveform, after:
     what was next to nothing before (90 dB below the strongest step) says nothing. Where nothing was cut off,
     ``waveform`` comes back as it is. All three are equally long.
     """
+    if after is before:
+        return waveform
     points = fft.next_fast_len(waveform.size, real=True)
     width = max(1, _BAND_HZ * points // sample_rate)
     had, left = (
