@@ -22,7 +22,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
@@ -40,6 +40,7 @@ from enhance_ray.errors import AudioError, CheckpointError, ConfigError
 from enhance_ray.memory import keep_large_blocks
 from enhance_ray.models import ode
 from enhance_ray.models.enhancer import EnhancerNet
+from enhance_ray.models.precision import resolve_precision
 from enhance_ray.options import MODEL_RATE, EnhanceOptions, Precision
 
 logger = logging.getLogger(__name__)
@@ -726,23 +727,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device", "'mps' is absent on this machine")
     return device
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """What "auto" means on ``device``: bf16 where the processor computes in it natively."""
-    if precision != "auto":
-        return precision
-    return "bf16" if _computes_in_bf16(device) else "fp32"
-
-
-def _computes_in_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        # Older releases of torch cannot tell; they get fp32.
-        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    return False
 
 
 def layout_of(options: EnhanceOptions, hop: int) -> Layout:

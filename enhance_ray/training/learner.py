@@ -60,7 +60,7 @@ class Learner:
         """Start with no step done; parameters that ask for no gradient are left out."""
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.config = config
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.min_lr)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.min_lr, fused=True)
         self.steps_done = 0
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         """Whether all gradients so far were. Asked when logging: at every step it would stall a GPU."""

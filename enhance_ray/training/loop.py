@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from enhance_ray import checkpoint
 from enhance_ray import config as configuration
 from enhance_ray.errors import CheckpointError, ConfigError, TrainingDivergedError
+from enhance_ray.memory import keep_large_blocks
+from enhance_ray.models.precision import resolve_precision
 from enhance_ray.options import MODEL_RATE
 from enhance_ray.training import tasks, validation
 from enhance_ray.training.board import Board
@@ -67,6 +69,8 @@ def run(
         CheckpointError: a model to start with cannot be read.
         TrainingDivergedError: loss or gradients are no longer finite.
     """
+    if context.device.type == "cpu":
+        keep_large_blocks()
     banks = load_banks(config.corpus, "train")
     validator = validation.Validator(
         load_banks(config.corpus, "valid"),
@@ -118,9 +122,9 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """The precision of the convolutions."""
-        return torch.autocast(
-            self.context.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
-        )
+        device = self.context.device
+        bf16 = resolve_precision(self.config.precision, device) == "bf16"
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
     def check_finite(self) -> None:
         """Stop before broken weights are saved or trained on.

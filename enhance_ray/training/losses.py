@@ -127,31 +127,34 @@ def compressed_spectral_loss(
     """
     window = torch.hann_window(window_length, device=estimate.device)
 
-    def spectrum(waveform: Tensor) -> Tensor:
+    def spectrum(waveform: Tensor) -> tuple[Tensor, Tensor]:
         bins = torch.stft(
             waveform,
             window_length,
             window_length // 4,
-            window=window,
+            window=window / window.square().sum().sqrt(),
             return_complex=True,
             pad_mode="constant",
         )
-        return torch.view_as_real(bins / window.square().sum().sqrt())
+        # Apart: on a CPU, what works along an axis of two is several times slower.
+        real, imaginary = torch.view_as_real(bins).unbind(-1)
+        return real, imaginary
 
-    def energy(bins: Tensor) -> Tensor:
+    def energy(real: Tensor, imaginary: Tensor) -> Tensor:
         # The floor keeps the gradient of a power below 1 finite at silence.
-        return bins.square().sum(-1).clamp_min(1e-8)
+        return torch.addcmul(real.square(), imaginary, imaginary).clamp_min(1e-8)
 
-    def compressed(bins: Tensor) -> tuple[Tensor, Tensor]:
+    def compressed(real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # One logarithm and two exponentials cost a third of two powers.
-        log_energy = energy(bins).log()
-        return (power / 2 * log_energy).exp(), bins * ((power - 1) / 2 * log_energy).exp()[..., None]
+        log_energy = energy(real, imaginary).log()
+        scale = ((power - 1) / 2 * log_energy).exp()
+        return (power / 2 * log_energy).exp(), real * scale, imaginary * scale
 
     wanted = spectrum(target)
-    magnitude, coloured = compressed(spectrum(estimate))
-    target_magnitude, target_coloured = compressed(wanted)
+    magnitude, real, imaginary = compressed(*spectrum(estimate))
+    target_magnitude, target_real, target_imaginary = compressed(*wanted)
     by_magnitude = (magnitude - target_magnitude).square()
-    by_complex = (coloured - target_coloured).square().sum(-1)
+    by_complex = (real - target_real).square() + (imaginary - target_imaginary).square()
     if over_suppression != 1:
         by_magnitude = by_magnitude * torch.where(magnitude < target_magnitude, over_suppression, 1.0)
     if erb_share:
@@ -160,8 +163,8 @@ def compressed_spectral_loss(
         by_magnitude, by_complex = weights * by_magnitude, weights * by_complex
     if guide is None or guided_share is None:
         return (1 - complex_share) * by_magnitude.mean() + complex_share * by_complex.mean()
-    known = energy(spectrum(guide))
-    share = complex_share + (guided_share - complex_share) * known / (known + 0.1 * energy(wanted))
+    known = energy(*spectrum(guide))
+    share = complex_share + (guided_share - complex_share) * known / (known + 0.1 * energy(*wanted))
     return torch.lerp(by_magnitude, by_complex, share).mean()
 
 

@@ -9,7 +9,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.discriminators import DiscriminatorConfig
 from enhance_ray.models.enhancer import EnhancerConfig
-from enhance_ray.options import Solver
+from enhance_ray.options import Precision, Solver
 from enhance_ray.training.examples import CorpusConfig, ExampleConfig
 from enhance_ray.training.learner import OptimizerConfig
 from enhance_ray.training.losses import AutoencoderLossConfig, DenoiserLossConfig
@@ -108,8 +108,9 @@ class TrainConfig:
     """Decides the initial weights and every example."""
     batch_size: int = 32
     """Examples per worker and step."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of the convolutions; weights, gradients' sums and the loss are float32 in any case."""
+    precision: Precision = "fp32"
+    """Type of the convolutions; "auto" is bf16 where the processor has it, and a CPU that has not would take
+    several times as long. Weights, gradients' sums and the loss are float32 in any case."""
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
     """Sizes of the denoiser."""
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)

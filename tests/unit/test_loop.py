@@ -60,6 +60,16 @@ def losses(folder):
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
+@pytest.mark.parametrize(("capability", "bf16"), [("amx_bf16", True), ("avx2", False)])
+def test_automatic_precision_is_what_the_processor_computes_in(
+    settings, tmp_path, monkeypatch, capability, bf16
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    trainer = trainer_in(tmp_path, dataclasses.replace(settings, precision="auto"))
+    with trainer.autocast():
+        assert torch.is_autocast_enabled("cpu") is bf16
+
+
 class Killed(BaseException):
     """Stands in for SIGKILL: nothing catches it."""
 

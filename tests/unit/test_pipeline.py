@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from enhance_ray import pipeline
 from enhance_ray.dsp.levels import Meter
 from enhance_ray.dsp.resample import resample
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
+from enhance_ray.models.precision import resolve_precision
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis, layout_of
 
@@ -323,8 +323,8 @@ def test_bf16_is_chosen_only_where_the_processor_has_it(monkeypatch):
         ({"avx2": True}, "fp32"),
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert pipeline.resolve_precision("auto", cpu) == expected
-    assert pipeline.resolve_precision("fp32", cpu) == "fp32"
+        assert resolve_precision("auto", cpu) == expected
+    assert resolve_precision("fp32", cpu) == "fp32"
 
 
 def test_a_batch_that_does_not_fit_into_memory_runs_in_smaller_ones_from_then_on(caplog):
