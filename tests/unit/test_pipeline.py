@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from enhance_ray import pipeline
 from enhance_ray.dsp.levels import Meter
 from enhance_ray.dsp.resample import resample
 from enhance_ray.errors import AudioError, ConfigError
