@@ -11,12 +11,16 @@ DIR holds `fg.csv` (file, speaker, seconds, split), `bg.csv` (file, split), the 
 The recipe, at 44.1 kHz:
 
 - conditions: in turn. `additive` is noise alone; `reverberant` is a room, too, by a response that `held_out`
-  keeps from training; `band-limited` keeps half of a sample rate of 6 to 16 kHz; `codec` is MP3, AAC or Opus
-  at a low bit rate; `clipped` is cut off 6 to 18 dB below its peak;
+  keeps from training; in `babble` the noise is 3 to 8 other voices; in `impacts` it is a recording whose name
+  says keys, doors, steps, impacts; `band-limited` keeps half of a sample rate of 6 to 16 kHz; `codec` is MP3,
+  AAC or Opus at a low bit rate; `clipped` is cut off 6 to 18 dB below its peak; `packet-loss` lacks 5 to 20 %
+  of its frames of 20 ms, in bursts, silent or repeated; `noiseless` is speech that needs nothing, and
+  `noiseless-8khz` the same without what lies above 8 kHz;
 - speech: the speakers of split `valid` in turn; clips of one speaker, joined and cut to 4 to 10 s;
 - noise: a recording of split `valid`, cut, or looped with a cross-fade;
-- SNR: uniform from -5 to 15 dB, and from 10 to 30 dB where the damage is another than noise; the power of the
-  speech where it is active (after the room, if there is one) to the power of all of the noise;
+- SNR: uniform from -5 to 15 dB, from 0 to 10 dB of babble, and from 10 to 30 dB where the damage is another
+  than noise; the power of the speech where it is active (after the room, if there is one) to the power of all
+  of the noise, of impacts where they are active;
 - level: active speech at -35 to -15 dBFS, both turned down together where the mixture would pass 0.99;
 - reference: the speech as it arrives at the microphone, room included: a denoiser is asked to remove the
   noise, not the room. `--reference dry` asks for both.
@@ -41,16 +45,36 @@ from scipy.signal import fftconvolve
 
 from enhance_ray import metrics
 from enhance_ray.errors import AudioReadError, ConfigError
-from enhance_ray.training.degrade import CodecName, transcode
+from enhance_ray.training.degrade import CodecName, PacketLoss, transcode
 from enhance_ray.training.splits import held_out
 
 RATE = 44_100
-COUNT = 120
-CONDITIONS = ("additive", "reverberant", "band-limited", "codec", "clipped")
+CONDITIONS = (
+    "additive",
+    "reverberant",
+    "babble",
+    "impacts",
+    "band-limited",
+    "codec",
+    "clipped",
+    "packet-loss",
+    "noiseless",
+    "noiseless-8khz",
+)
+COUNT = 24 * len(CONDITIONS)
 SECONDS = (4.0, 10.0)
 SNR_DB = (-5.0, 15.0)
 MILD_SNR_DB = (10.0, 30.0)
 """Where the damage is not the noise."""
+BABBLE_SNR_DB = (0.0, 10.0)
+BABBLE_VOICES = (3, 8)
+IMPULSIVE = ("keyboard", "synth_keys", "impact-", "smash-", "door-", "steps-", "tool-axe", "tool-pickaxe")
+"""Words in the names of noise files that make impacts."""
+IMPACT_SECONDS = 1.0
+"""An impact that is shorter is repeated after so long."""
+PACKET_LOSS = PacketLoss(loss=(0.05, 0.2), burst=(1.0, 4.0))
+TRAINED_SPEAKERS = ("hu-somlai",)
+"""Speakers of split `valid` who may be the same person as one of split `train`: they are trained on."""
 NARROW_RATES = (6000, 8000, 11_025, 16_000)
 """Hz; half of it is left of the band."""
 CODECS: tuple[tuple[CodecName, int], ...] = (
@@ -83,13 +107,15 @@ class Plan:
     speaker: str
     speech: tuple[str, ...]
     """Files, joined in this order."""
-    noise: str
+    noise: tuple[str, ...]
+    """One file; those of the voices of babble; or none."""
     rir: str | None
     seconds: float
     speech_offset: float
     """Where the cut begins, as a share of where it could, in [0, 1)."""
     noise_offset: float
-    snr_db: float
+    snr_db: float | None
+    """None where there is no noise."""
     level_dbfs: float
     condition: str
     damage: float
@@ -98,6 +124,8 @@ class Plan:
     @property
     def narrow_rate(self) -> int:
         """Hz; of a mixture that is band-limited."""
+        if self.condition == "noiseless-8khz":
+            return 16_000
         return NARROW_RATES[int(self.damage * len(NARROW_RATES))]
 
     @property
@@ -108,11 +136,10 @@ class Plan:
     def damaged(self, noisy: Waveform) -> Waveform:
         """What the condition does to the mixture, besides noise and room."""
         if self.condition == "band-limited":
-            narrow = metrics.resample(noisy, RATE, self.narrow_rate)
-            heard: Waveform = np.zeros_like(noisy)
-            wide = metrics.resample(narrow, self.narrow_rate, RATE)[: noisy.size]
-            heard[: wide.size] = wide
-            return heard
+            return _narrowed(noisy, self.narrow_rate)
+        if self.condition == "packet-loss":
+            rng = np.random.default_rng(int(self.damage * 2**32))
+            return PACKET_LOSS(noisy.astype(np.float32), RATE, rng).astype(np.float64)
         if self.condition == "codec":
             codec, bit_rate = self.codec
             return transcode(noisy.astype(np.float32), RATE, codec=codec, bit_rate=bit_rate).astype(
@@ -145,8 +172,11 @@ class Corpus:
         self.clips: dict[str, list[tuple[str, float]]] = {}
         """(file, seconds) by speaker."""
         for row in _valid_rows(data / "fg.csv"):
+            if row["speaker"] in TRAINED_SPEAKERS:
+                continue
             self.clips.setdefault(row["speaker"], []).append((row["file"], float(row["seconds"])))
         self.noises = [row["file"] for row in _valid_rows(data / "bg.csv")]
+        self.impacts = [file for file in self.noises if any(word in file for word in IMPULSIVE)]
         self.rirs = sorted(f"rir/{path.name}" for path in (data / "rir").glob("*.npy") if held_out(path.name))
         rooms = data / "rir/rir.json"
         self.t60: dict[str, float] = (
@@ -159,7 +189,21 @@ class Corpus:
     def plans(
         self, count: int = COUNT, seed: int = 0, conditions: tuple[str, ...] = CONDITIONS
     ) -> list[Plan]:
-        """The first ``count`` mixtures of ``seed``, whose ``conditions`` take turns."""
+        """The first ``count`` mixtures of ``seed``, whose ``conditions`` take turns.
+
+        Raises:
+            ConfigError: a condition needs recordings that the corpus does not have.
+        """
+        if "impacts" in conditions and not self.impacts:
+            raise ConfigError(
+                str(self.data / "bg.csv"),
+                f"'impacts' needs names with {', '.join(IMPULSIVE)}: leave it out of --conditions",
+            )
+        if "babble" in conditions and len(self.clips) < 2:
+            raise ConfigError(
+                str(self.data / "fg.csv"),
+                "'babble' needs a second speaker: leave it out of --conditions",
+            )
         return [self._plan(index, np.random.default_rng([seed, index]), conditions) for index in range(count)]
 
     def render(self, plan: Plan, reference: Reference = "reverberant") -> Mixture:
@@ -170,25 +214,30 @@ class Corpus:
         """
         samples = round(plan.seconds * RATE)
         dry = _cut(self._joined(plan.speech), samples, plan.speech_offset)
+        if plan.condition == "noiseless-8khz":
+            dry = _narrowed(dry, plan.narrow_rate)
         speech = dry if plan.rir is None else _in_room(dry, np.load(self.data / plan.rir).astype(np.float64))
-        noise = _cut(_looped(self._read(plan.noise), samples), samples, plan.noise_offset)
-        speech_power, noise_power = active_power(speech), np.square(noise).mean()
-        for file, power in ((plan.speech[0], speech_power), (plan.noise, noise_power)):
-            if power == 0:
-                raise AudioReadError(self.data / file, "it is silent where it was cut")
+        speech_power = active_power(speech)
+        if speech_power == 0:
+            raise AudioReadError(self.data / plan.speech[0], "it is silent where it was cut")
         gain = 10 ** (plan.level_dbfs / 20) / np.sqrt(speech_power)
-        noise_gain = gain * np.sqrt(speech_power / noise_power) * 10 ** (-plan.snr_db / 20)
-        noisy = gain * speech + noise_gain * noise
+        noisy = gain * speech
+        if plan.snr_db is not None:
+            noise = self._noise(plan, samples)
+            power = active_power(noise) if plan.condition == "impacts" else np.square(noise).mean()
+            noisy = noisy + gain * np.sqrt(speech_power / power) * 10 ** (-plan.snr_db / 20) * noise
         noisy = plan.damaged(noisy)
         down = min(1.0, PEAK / np.abs(noisy).max())
         return Mixture(noisy=down * noisy, clean=down * gain * (dry if reference == "dry" else speech))
 
     def facts(self, plan: Plan) -> dict[str, str | float]:
         """What a report groups and draws ``plan`` by; rooms have a T60 in s where `rir/rir.json` says it."""
-        facts: dict[str, str | float] = {"condition": plan.condition, "snr_db": round(plan.snr_db, 2)}
+        facts: dict[str, str | float] = {"condition": plan.condition}
+        if plan.snr_db is not None:
+            facts["snr_db"] = round(plan.snr_db, 2)
         if plan.rir is not None and (t60 := self.t60.get(Path(plan.rir).name)) is not None:
             facts["t60"] = t60
-        if plan.condition == "band-limited":
+        if plan.condition in ("band-limited", "noiseless-8khz"):
             facts["bandwidth_hz"] = plan.narrow_rate / 2
         return facts
 
@@ -210,7 +259,8 @@ class Corpus:
         speaker = sorted(self.clips)[index // len(conditions) % len(self.clips)]
         condition = conditions[index % len(conditions)]
         seconds = rng.uniform(*SECONDS)
-        files, joined = [], 0.0
+        files: list[str] = []
+        joined = 0.0
         for clip in rng.permutation(len(self.clips[speaker])):
             file, clip_seconds = self.clips[speaker][clip]
             files.append(file)
@@ -221,16 +271,40 @@ class Corpus:
             name=f"{index:04d}",
             speaker=speaker,
             speech=tuple(files),
-            noise=self.noises[rng.integers(len(self.noises))],
+            noise=self._draw_noise(condition, speaker, rng),
             rir=self.rirs[rng.integers(len(self.rirs))] if condition == "reverberant" else None,
             seconds=min(seconds, joined),
             speech_offset=rng.uniform(),
             noise_offset=rng.uniform(),
-            snr_db=rng.uniform(*(SNR_DB if condition in ("additive", "reverberant") else MILD_SNR_DB)),
+            snr_db=_draw_snr(condition, rng),
             level_dbfs=rng.uniform(*LEVEL_DBFS),
             condition=condition,
             damage=rng.uniform(),
         )
+
+    def _draw_noise(self, condition: str, speaker: str, rng: np.random.Generator) -> tuple[str, ...]:
+        if condition == "babble":
+            others = sorted(set(self.clips) - {speaker})
+            voices = rng.integers(*BABBLE_VOICES, endpoint=True)
+            clips = (self.clips[others[rng.integers(len(others))]] for _ in range(voices))
+            return tuple(own[rng.integers(len(own))][0] for own in clips)
+        if condition.startswith("noiseless"):
+            return ()
+        files = self.impacts if condition == "impacts" else self.noises
+        return (files[rng.integers(len(files))],)
+
+    def _noise(self, plan: Plan, samples: int) -> Waveform:
+        """What ``plan`` adds, at a level of its own; voices of babble are equally loud."""
+        total: Waveform = np.zeros(samples)
+        for file in plan.noise:
+            recording = self._read(file)
+            if plan.condition == "impacts":
+                recording = np.pad(recording, (0, max(0, round(IMPACT_SECONDS * RATE) - recording.size)))
+            noise = _cut(_looped(recording, samples), samples, plan.noise_offset)
+            if not noise.any():
+                raise AudioReadError(self.data / file, "it is silent where it was cut")
+            total += noise / np.sqrt(active_power(noise))
+        return total
 
     def _read(self, file: str) -> Waveform:
         waveform, rate = soundfile.read(self.data / file, always_2d=True)
@@ -243,6 +317,21 @@ class Corpus:
             clip[: fade.size] *= fade
             clip[clip.size - fade.size :] *= fade[::-1]
         return np.concatenate(clips)
+
+
+def _draw_snr(condition: str, rng: np.random.Generator) -> float | None:
+    ranges = {"additive": SNR_DB, "reverberant": SNR_DB, "impacts": SNR_DB, "babble": BABBLE_SNR_DB}
+    drawn = rng.uniform(*ranges.get(condition, MILD_SNR_DB))
+    return None if condition.startswith("noiseless") else drawn
+
+
+def _narrowed(waveform: Waveform, rate: int) -> Waveform:
+    """What a recording at ``rate`` Hz holds of ``waveform``."""
+    narrow = metrics.resample(waveform, RATE, rate)
+    heard: Waveform = np.zeros_like(waveform)
+    wide = metrics.resample(narrow, rate, RATE)[: waveform.size]
+    heard[: wide.size] = wide
+    return heard
 
 
 def active_power(speech: Waveform) -> float:

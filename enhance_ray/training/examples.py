@@ -36,7 +36,7 @@ from enhance_ray.audio import is_remote
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.training.bank import Recordings, StreamedBank, load_bank
+from enhance_ray.training.bank import Bank, Recordings, StreamedBank, load_bank
 from enhance_ray.training.corpus import load_rirs
 from enhance_ray.training.degrade import (
     Distorter,
@@ -77,6 +77,9 @@ class CorpusConfig:
     """One in so many files, where no list says it, is kept for validation."""
     train_speakers: tuple[str, ...] = ()
     """Speakers who belong to training whatever a list says: they may be the same person as one there."""
+    pairs: tuple[str, ...] = ()
+    """Folders with noisy/ and target/ that hold files of the same names: noisy recordings and what a teacher
+    made of them (`teacher`), for `ExampleConfig.pair_probability`."""
     bursts: tuple[str, ...] = ()
     """Words in the names of noise files that hold impulsive sounds, for `ExampleConfig.bursts`."""
 
@@ -132,6 +135,8 @@ class ExampleConfig:
     """Most recordings that make up the noise."""
     recording: RecordingChain = field(default_factory=RecordingChain)
     """What happens to the mixture and not to the target: hum, clipping, codecs, lost packets."""
+    pair_probability: float = 0.0
+    """How often an example is a crop of `CorpusConfig.pairs` instead; its "clean" is the target, too."""
     same_band: bool = False
     """Whether the target is cut off where ``recording`` cut off the mixture: a mask cannot bring back what is
     above, and would learn to make noise of it."""
@@ -143,6 +148,7 @@ class ExampleConfig:
             "room_probability",
             "noiseless_probability",
             "noiseless_damage",
+            "pair_probability",
             "babble_probability",
         ):
             if not 0 <= getattr(self, name) <= 1:
@@ -174,6 +180,8 @@ class Banks(NamedTuple):
     rooms: Sequence[Waveform]
     bursts: NDArray[np.int64] = np.zeros(0, np.int64)
     """The recordings of ``noise`` that are impulsive."""
+    pairs: tuple[Recordings, Recordings] | None = None
+    """Noisy recordings and their targets, by the same numbers."""
 
 
 class Example(NamedTuple):
@@ -219,7 +227,25 @@ def load_banks(corpus: CorpusConfig, split: Split) -> Banks:
         noises,
         rooms,
         np.flatnonzero(bursts),
+        _load_pairs(corpus, split) if corpus.pairs else None,
     )
+
+
+def _load_pairs(corpus: CorpusConfig, split: Split) -> tuple[Bank, Bank]:
+    noisy, targets = (
+        load_bank(
+            list_sources(
+                corpus.root, [f"{folder}/{side}" for folder in corpus.pairs], split, corpus.held_out_every
+            ),
+            corpus.cache,
+        )
+        for side in ("noisy", "target")
+    )
+    if [Path(name).stem for name in noisy.names] != [Path(name).stem for name in targets.names]:
+        raise ConfigError("corpus: pairs", "noisy/ and target/ do not hold the same names: make them again")
+    if not np.array_equal(noisy.bounds, targets.bounds):
+        raise ConfigError("corpus: pairs", "a recording and its target are not equally long: make them again")
+    return noisy, targets
 
 
 def _local_folder(folder: str, cache: Path) -> Path:
@@ -252,6 +278,8 @@ def make_example(
         clip: the recording of speech that it starts with; by default any.
     """
     length = int(config.crop_seconds * MODEL_RATE)
+    if config.pair_probability and banks.pairs and rng.random() < config.pair_probability:
+        return _draw_pair(*banks.pairs, length, rng)
     silent = rng.random() < config.silence_probability
     if silent:
         clean = speech = target = np.zeros(length, np.float32)
@@ -269,6 +297,14 @@ def make_example(
         target = match_band(target, MODEL_RATE, before=mixture, after=noisy)
     peak = max(1.0, float(np.abs(noisy).max()))
     return Example(noisy / peak, target / peak, clean)
+
+
+def _draw_pair(noisy: Recordings, targets: Recordings, length: int, rng: np.random.Generator) -> Example:
+    index = int(rng.integers(len(noisy)))
+    start = int(rng.integers(max(0, noisy.length(index) - length) + 1))
+    crops = [bank.read(index, start, length) for bank in (noisy, targets)]
+    heard, target = (np.pad(crop, (0, length - crop.size)) for crop in crops)
+    return Example(heard, target, target)
 
 
 def _add_noise(
