@@ -48,6 +48,8 @@ class DenoiserConfig:
     """Levels of the U-Net; each halves both axes and doubles the channels."""
     middle_blocks: int = 2
     """Blocks at the lowest resolution."""
+    recurrent: int = 0
+    """Units in each direction of a recurrent block after them, which the original lacks; 0 is none."""
     features: Literal["polar", "compressed"] = "polar"
     """What the net sees of a bin: (magnitude, cos, sin), or (m, m cos, m sin) with m = magnitude ** 0.3."""
     bands: int | None = None
@@ -57,6 +59,8 @@ class DenoiserConfig:
         for name in ("n_fft", "hop", "hidden", "blocks"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
+        if self.recurrent < 0:
+            raise ConfigError("recurrent", f"must not be negative, got {self.recurrent}")
         if self.hop * 2 > self.n_fft or self.n_fft % 2:
             raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
         if self.bands is not None and not 4 <= self.bands < self.n_fft // 2 + 1:
@@ -76,6 +80,7 @@ class Denoiser(nn.Module):
             hidden=self.config.hidden,
             blocks=self.config.blocks,
             middle_blocks=self.config.middle_blocks,
+            recurrent=self.config.recurrent,
         )
         if self.config.bands is not None:
             with torch.device("cpu"):  # also in a net that is built without memory

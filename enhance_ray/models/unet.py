@@ -60,6 +60,33 @@ class UNetBlock(nn.Module):
         return out
 
 
+class RecurrentBlock(nn.Module):
+    """``x`` and what a GRU in both directions of time makes of each band of it; the bands share its weights.
+
+    Convolutions at the lowest resolution see about a second; this sees the whole recording in order, which
+    tells what has been there all the time from what begins. Cho et al. 2014, arXiv:1406.1078. The last layer
+    starts at zero: until it has learned something, the block changes nothing.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        """Build for ``channels``, with ``hidden`` units in each direction."""
+        super().__init__()
+        self.norm = nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
+        self.gru = nn.GRU(channels, hidden, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(2 * hidden, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel freq frame"]
+    ) -> Float[Tensor, "batch channel freq frame"]:
+        """Add the recurrent branch to ``x``."""
+        batch, channels, freq, frames = x.shape
+        rows = self.norm(x).permute(0, 2, 3, 1).reshape(batch * freq, frames, channels)
+        answer: Tensor = self.out(self.gru(rows)[0])
+        return x + answer.reshape(batch, freq, frames, channels).permute(0, 3, 1, 2)
+
+
 class UNet(nn.Module):
     """The whole net, for maps of any size."""
 
@@ -71,8 +98,12 @@ class UNet(nn.Module):
         hidden: int = 16,
         blocks: int = 4,
         middle_blocks: int = 2,
+        recurrent: int = 0,
     ) -> None:
-        """Build with ``hidden`` channels at full resolution, doubled at each of ``blocks`` levels."""
+        """Build with ``hidden`` channels at full resolution, doubled at each of ``blocks`` levels.
+
+        With ``recurrent`` units a `RecurrentBlock` follows the middle blocks.
+        """
         super().__init__()
         widths = [hidden * 2**level for level in range(blocks + 1)]
         pairs = list(itertools.pairwise(widths))
@@ -80,6 +111,7 @@ class UNet(nn.Module):
         self.input_proj = nn.Conv2d(channels_in, hidden, 3, padding=1)
         self.encoder_blocks = nn.ModuleList(UNetBlock(narrow, wide) for narrow, wide in pairs)
         self.middle_blocks = nn.ModuleList(UNetBlock(widths[-1], widths[-1]) for _ in range(middle_blocks))
+        self.recurrent = RecurrentBlock(widths[-1], recurrent) if recurrent else None
         self.decoder_blocks = nn.ModuleList(UNetBlock(wide, narrow) for narrow, wide in reversed(pairs))
         self.head = nn.Sequential(
             nn.Conv2d(hidden, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, channels_out, 1)
@@ -99,6 +131,8 @@ class UNet(nn.Module):
             x = x[..., ::2, ::2]
         for block in self.middle_blocks:
             x = block(x)
+        if self.recurrent is not None:
+            x = self.recurrent(x)
         for block in self.decoder_blocks:
             x = block(F.interpolate(x, scale_factor=2, mode="nearest") + skips.pop())
         out: Tensor = self.head(x)

@@ -118,7 +118,8 @@ class TrainConfig:
     init_from: str | None = None
     """Model whose weights a new run starts with, for fine-tuning: a model folder, "default", a run folder of
     the original or hf://. Sizes are then the model's own, and what `model` and `enhancer` say does not
-    count."""
+    count; but a recurrent block that `model` asks for and the model lacks is added in the denoiser's stage,
+    and at first changes nothing."""
     denoiser_from: str | None = None
     """Model whose denoiser stages 1 and 2 start with; without it that of stage 1, or a new one."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

@@ -463,7 +463,14 @@ def measure_latent_scale(net: EnhancerNet, banks: Banks, config: TrainConfig) ->
 
 def _start_denoiser(config: TrainConfig) -> Denoiser:
     source = config.init_from
-    net = resemble.load_model(source, denoiser_only=True).denoiser if source else Denoiser(config.model)
+    if source is None:
+        net = Denoiser(config.model)
+    else:
+        net = resemble.load_model(source, denoiser_only=True).denoiser
+        if config.model.recurrent and not net.config.recurrent:
+            grown = Denoiser(dataclasses.replace(net.config, recurrent=config.model.recurrent))
+            grown.load_state_dict({**grown.state_dict(), **net.state_dict()})
+            net = grown
     return net.requires_grad_(True).train()
 
 

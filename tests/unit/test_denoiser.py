@@ -1,5 +1,7 @@
 """The denoiser beyond parity: bands, features, edges."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -74,8 +76,33 @@ def test_rows_of_a_batch_do_not_influence_each_other():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"hidden": 0}, {"bands": 2}, {"bands": 900}, {"n_fft": 700}, {"hop": 0}],
+    [{"hidden": 0}, {"bands": 2}, {"bands": 900}, {"n_fft": 700}, {"hop": 0}, {"recurrent": -1}],
 )
 def test_sizes_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         DenoiserConfig(**settings)
+
+
+def test_a_new_recurrent_block_changes_nothing_until_it_learns_and_then_hears_past_and_future():
+    plain = Denoiser(SMALL).eval()
+    grown = Denoiser(dataclasses.replace(SMALL, recurrent=8)).eval()
+    grown.load_state_dict({**grown.state_dict(), **plain.state_dict()})
+    waveform = torch.randn(2, 44_100)
+    with torch.inference_mode():
+        torch.testing.assert_close(grown(waveform), plain(waveform), rtol=0, atol=0)
+        torch.nn.init.normal_(grown.net.recurrent.out.weight)
+        assert not torch.allclose(grown(waveform), plain(waveform), atol=1e-3)
+        maps = torch.randn(1, 16, 3, 200)
+        block = grown.net.recurrent
+        other = torch.cat([maps[..., 100:], maps[..., :100]], dim=-1)  # the same norms, another order
+        here, there = block(maps) - maps, block(other) - other
+        alike = block(maps[:, :, :1].expand_as(maps))
+    torch.testing.assert_close(alike[:, :, 0], alike[:, :, 2])
+    assert here.shape == maps.shape
+    assert (here[..., 100] - there[..., 0]).abs().max() > 1e-2  # another past
+    assert (here[..., 99] - there[..., 199]).abs().max() > 1e-2  # another future
+
+
+def test_the_compact_net_with_a_recurrent_block_has_less_than_three_million_weights():
+    compact = DenoiserConfig(hidden=8, middle_blocks=1, features="compressed", bands=96, recurrent=192)
+    assert 1.9e6 < sum(weight.numel() for weight in Denoiser(compact).parameters()) < 3e6
