@@ -110,7 +110,7 @@ def uv_environment(uv: str, python: Path) -> dict[str, str]:
             # pip separates by spaces and lines; uv separates folders by commas, all else by spaces.
             environment.setdefault(name, ("," if name == "UV_FIND_LINKS" else " ").join(value.split()))
     if further := environment.get("UV_INDEX"):
-        # pip takes the best file of all indexes. uv can take the best version of them, and for one version the
+        # pip takes the best file of all indexes. uv can take the best version of them, and for a version the
         # index that it asks first: that must be the main one, since a further one may hold few of its files.
         environment.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
         main_index = environment.get("UV_DEFAULT_INDEX") or default_index(uv)
