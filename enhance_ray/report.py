@@ -26,7 +26,6 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-import librosa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -550,6 +549,8 @@ def _pair_figure(before: NDArray[np.float32], after: NDArray[np.float32], sample
 
 def draw_spectrogram(axis: Any, level: NDArray[np.float32], seconds: float, sample_rate: int) -> Any:
     """Draw what `mel_level` gave, in dB re the loudest, on ``axis``; the image, for a bar of its colours."""
+    import librosa
+
     image = axis.imshow(
         level,
         origin="lower",
@@ -568,6 +569,8 @@ def draw_spectrogram(axis: Any, level: NDArray[np.float32], seconds: float, samp
 
 def mel_level(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
     """Power of mel bands in dB, (mel, frame); at most about a thousand frames, as the picture has columns."""
+    import librosa
+
     hop = max(256, waveform.size // 1000)
     waveform = np.pad(waveform, (0, max(0, 2048 - waveform.size)))
     power = librosa.feature.melspectrogram(

@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy import signal
 from torch import Tensor
 
 FloatArray = NDArray[np.float32]
@@ -35,6 +35,7 @@ FLOOR = 1e-3
 _SPAN = 300  # blocks on each side among which the level is found
 _RANK = 5  # it is the 5th largest peak: one that lasts, not a click
 _SMOOTHING = 100  # blocks on each side over which it is averaged
+_RUN = 64  # samples that `_Sections` filters by one product
 
 
 class GainCurve:
@@ -128,8 +129,7 @@ class Meter:
         self._sample_rate = sample_rate
         self._step = round(sample_rate / 10)
         self._weights = np.array(_SURROUND_WEIGHTS.get(channels, [1.0] * channels))
-        self._filter = _k_weighting(sample_rate)
-        self._state = np.zeros((len(self._filter), channels, 2))
+        self._filter = _Sections(_k_weighting(sample_rate), channels)
         self._power = np.zeros(0)  # of the step that is not yet complete
         self._energies = array("d")
         self._peak = 0.0
@@ -141,11 +141,12 @@ class Meter:
         if block.shape[-1] == 0:
             return
         self._peak = max(self._peak, block.abs().max().item())
-        weighted, self._state = signal.sosfilt(self._filter, block.numpy(), zi=self._state)
-        power = np.concatenate([self._power, self._weights @ np.square(weighted)])
-        whole = len(power) // self._step * self._step
-        self._energies.extend(power[:whole].reshape(-1, self._step).mean(-1))
-        self._power = power[whole:]
+        for second in block.split(self._sample_rate, dim=-1):  # which stays in the processor's cache
+            power = self._weights @ np.square(self._filter.push(second.numpy()))
+            power = np.concatenate([self._power, power])
+            whole = len(power) // self._step * self._step
+            self._energies.extend(power[:whole].reshape(-1, self._step).mean(-1))
+            self._power = power[whole:]
 
     @property
     def seconds(self) -> float:
@@ -168,6 +169,62 @@ class Meter:
             return -math.inf
         foreground = audible[audible > _power_of(_loudness_of(audible.mean()) - 10)]
         return _loudness_of(foreground.mean())
+
+
+class _Sections:
+    """Recursive filters of second order, one behind the other, over a stream of channels.
+
+    Each of them is the transposed direct form II (Oppenheim and Schafer, "Discrete-Time Signal Processing",
+    section 6.3): with coefficients b0 b1 b2 1 a1 a2 and a state (p, q),
+
+        y = b0 x + p        p' = b1 x - a1 y + q        q' = b2 x - a2 y
+
+    That is linear in the samples and the states, so that `_RUN` samples are one matrix product, whose matrix
+    is what the recursion makes of unit vectors. It equals `scipy.signal.sosfilt` up to rounding in float64:
+    importing scipy.signal takes longer than restoring a few seconds of speech.
+    """
+
+    def __init__(self, sections: Float[np.ndarray, "section coefficient=6"], channels: int) -> None:
+        order = 2 * len(sections)
+        inputs = np.eye(_RUN + order)  # samples, then states
+        outputs = np.zeros((_RUN, _RUN + order))
+        states = np.zeros((_RUN + 1, order, _RUN + order))
+        states[0] = inputs[_RUN:]
+        for sample in range(_RUN):
+            x = inputs[sample]
+            for section, (b0, b1, b2, _, a1, a2) in enumerate(sections):
+                row = 2 * section
+                p, q = states[sample, row : row + 2]
+                y = b0 * x + p
+                states[sample + 1, row : row + 2] = b1 * x - a1 * y + q, b2 * x - a2 * y
+                x = y
+            outputs[sample] = x
+        self._outputs, self._states = outputs, states
+        self._state = np.zeros((channels, order))
+
+    def push(self, samples: NDArray[np.floating[Any]]) -> Float[np.ndarray, "channel time"]:
+        """Filter the next ``samples``, (channel, time)."""
+        channels, length = samples.shape
+        runs, rest = divmod(length, _RUN)
+        # The samples of each run and the state before it; what is left of a run is filled up with zeros.
+        inputs = np.zeros((channels, runs + 1, self._outputs.shape[1]))
+        inputs[:, :runs, :_RUN] = samples[:, : runs * _RUN].reshape(channels, runs, _RUN)
+        inputs[:, runs, :rest] = samples[:, runs * _RUN :]
+        states = inputs[..., _RUN:]
+        states[:, 0] = self._state
+        states[:, 1:] = inputs[:, :runs, :_RUN] @ self._states[_RUN, :, :_RUN].T
+        # So far each holds what one run leaves. Summing pairs, fours, eights, ... with what is left of the
+        # earlier half gives each the sum over all runs before it.
+        decay, span = self._states[_RUN, :, _RUN:].T, 1
+        while span <= runs:
+            states[:, span:] += states[:, :-span] @ decay
+            decay, span = decay @ decay, 2 * span
+        # The last samples of a run leave what the same number of any samples does.
+        self._state = (
+            inputs[:, runs, :rest] @ self._states[rest, :, :rest].T
+            + states[:, runs] @ self._states[rest, :, _RUN:].T
+        )
+        return (inputs @ self._outputs.T).reshape(channels, -1)[:, :length]
 
 
 def decibels(amplitude: float) -> float:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft, linalg, signal
 
 from enhance_ray import metrics
 from enhance_ray.metrics import Waveform
@@ -103,12 +103,12 @@ def clarity_db(degraded: Waveform, clean: Waveform, sample_rate: int) -> float:
     lead = int(BEFORE * PATH_RATE)
     # A peak may come up to 50 ms late.
     taps = lead + int((BEFORE + LATE) * PATH_RATE)
-    size = fft.next_fast_len(x.size + taps, real=True)
-    spectrum, other = fft.rfft(x, size), fft.rfft(y, size)
-    auto = fft.irfft(np.square(np.abs(spectrum)), size)[:taps]
-    cross = np.roll(fft.irfft(np.conj(spectrum) * other, size), lead)[:taps]
+    size = scipy.fft.next_fast_len(x.size + taps, real=True)
+    spectrum, other = scipy.fft.rfft(x, size), scipy.fft.rfft(y, size)
+    auto = scipy.fft.irfft(np.square(np.abs(spectrum)), size)[:taps]
+    cross = np.roll(scipy.fft.irfft(np.conj(spectrum) * other, size), lead)[:taps]
     auto[0] *= 1.001
-    energy = np.square(linalg.solve_toeplitz(auto, cross))
+    energy = np.square(scipy.linalg.solve_toeplitz(auto, cross))
     peak = int(np.argmax(energy[: 2 * lead]))
     early, late = peak + int(EARLY * PATH_RATE), peak + int(LATE * PATH_RATE)
     ratio = energy[:early].sum() / max(energy[early:late].sum(), 1e-30)
@@ -129,7 +129,9 @@ def _decibels(ratio: float, limits: tuple[float, float]) -> float:
 
 def _band_levels(waveform: Waveform, sample_rate: int, width: float) -> NDArray[np.float64]:
     """(band,): mean power density in dB relative to that of the speech band."""
-    _, power = signal.welch(waveform.astype(np.float64), sample_rate, nperseg=SPECTRUM_WINDOW, detrend=False)
+    _, power = scipy.signal.welch(
+        waveform.astype(np.float64), sample_rate, nperseg=SPECTRUM_WINDOW, detrend=False
+    )
     bands = power[: power.size // BAND_BINS * BAND_BINS].reshape(-1, BAND_BINS).mean(axis=1)
     first, last = (int(edge / width) for edge in SPEECH_BAND)
     speech = max(float(bands[first:last].mean()), 1e-30)
@@ -139,4 +141,4 @@ def _band_levels(waveform: Waveform, sample_rate: int, width: float) -> NDArray[
 
 def _whitened(waveform: Waveform) -> NDArray[np.float64]:
     """First differences, nearly: what speech has at high frequencies would drown otherwise."""
-    return np.asarray(signal.lfilter([1, -0.97], [1], waveform.astype(np.float64)))
+    return np.asarray(scipy.signal.lfilter([1, -0.97], [1], waveform.astype(np.float64)))

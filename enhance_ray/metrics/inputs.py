@@ -7,7 +7,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import librosa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,8 @@ def resample(waveform: Waveform, rate_in: int, rate_out: int) -> Waveform:
     """``waveform`` (time,) at another rate, by libsoxr at high quality; as it is if the rates are equal."""
     if rate_in == rate_out:
         return waveform
+    import librosa
+
     resampled: Waveform = librosa.resample(waveform, orig_sr=rate_in, target_sr=rate_out, res_type="soxr_hq")
     return resampled
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-import librosa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -230,6 +229,7 @@ def _edits(first: Sequence[str], second: Sequence[str]) -> int:
 
 def _speaker_embedding(waveform: Waveform, lstm: nn.LSTM, linear: nn.Linear) -> NDArray[np.float64]:
     """(256,) of unit length, for a waveform (time,) at 16 kHz that is not silent."""
+    import librosa
     import torch
 
     level = np.sqrt(np.square(waveform, dtype=np.float64).mean())

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Bool, Float, Float32
 from numpy.typing import NDArray
-from scipy import fft, ndimage
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -193,10 +193,10 @@ def _denoise(speech: Waveform, noise: Waveform, rng: np.random.Generator) -> Wav
 
 def _colour(waveform: Waveform, rng: np.random.Generator) -> Waveform:
     """A random smooth response, often with an upper or lower limit of the band."""
-    spectrum = fft.rfft(waveform)
+    spectrum = scipy.fft.rfft(waveform)
     octaves = np.linspace(math.log2(40), math.log2(22_050), 9)
     gains = rng.normal(0, 4, octaves.size).cumsum() * 0.6
-    frequencies = fft.rfftfreq(LENGTH, 1 / MODEL_RATE)
+    frequencies = scipy.fft.rfftfreq(LENGTH, 1 / MODEL_RATE)
     grid = np.linspace(20, 22_050, 2000)
     curve = np.interp(np.log2(grid), octaves, gains - gains.mean())
     if rng.random() < 0.5:
@@ -206,7 +206,7 @@ def _colour(waveform: Waveform, rng: np.random.Generator) -> Waveform:
         low = rng.uniform(80, 350)
         curve -= np.clip(np.log2(low / grid) * rng.uniform(12, 60), 0, 90)
     response = np.interp(frequencies, grid, _amplitude(curve)).astype(np.float32)
-    coloured: Waveform = fft.irfft(spectrum * response, LENGTH)
+    coloured: Waveform = scipy.fft.irfft(spectrum * response, LENGTH)
     return coloured
 
 
@@ -217,7 +217,7 @@ def _heard(waveform: Waveform, threshold_db: float) -> Bool[np.ndarray, " step"]
         return np.zeros(STEPS, bool)
     active = powers[powers >= 1e-3 * powers.max()].mean()
     loud = powers >= active * 10 ** (threshold_db / 10)
-    held: Bool[np.ndarray, " step"] = ndimage.maximum_filter1d(
+    held: Bool[np.ndarray, " step"] = scipy.ndimage.maximum_filter1d(
         loud, HANGOVER + 1, origin=HANGOVER // 2, mode="constant"
     )
     return held

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Float32
 from numpy.typing import NDArray
-from scipy import fft, ndimage, signal
 
 from enhance_ray import audio
 from enhance_ray.errors import AudioReadError, ConfigError
@@ -280,12 +280,12 @@ class SpectrumSample:
         self._kept: list[NDArray[np.float32]] = []
         self._stride = 1
         self._seen = 0
-        self._window: Waveform = signal.get_window("hann", self.POINTS).astype(np.float32)
+        self._window: Waveform = scipy.signal.get_window("hann", self.POINTS).astype(np.float32)
 
     def add(self, mono: Waveform) -> None:
         frames = _frames(mono, self.POINTS)
         for frame in frames[-self._seen % self._stride :: self._stride]:
-            self._kept.append(np.square(np.abs(fft.rfft(frame * self._window))))
+            self._kept.append(np.square(np.abs(scipy.fft.rfft(frame * self._window))))
         self._seen += len(frames)
         while len(self._kept) > self.LIMIT:
             self._kept = self._kept[::2]
@@ -324,7 +324,7 @@ def effective_bandwidth(spectra: Float32[np.ndarray, "frame bin"], sample_rate: 
     if loudness.max() == 0:
         return 0.0
     level = np.quantile(emphasized[loudness >= 1e-4 * loudness.max()], 0.9, axis=0)
-    smoothed = ndimage.median_filter(level, max(1, round(250 / frequencies[1])))
+    smoothed = scipy.ndimage.median_filter(level, max(1, round(250 / frequencies[1])))
     return float(frequencies[np.flatnonzero(smoothed >= 1e-5 * smoothed.max())[-1]])
 
 

@@ -25,11 +25,11 @@ from typing import Any, Literal, NamedTuple
 
 import fsspec
 import numpy as np
+import scipy
 import torch
 from filelock import FileLock
 from jaxtyping import Float32
 from numpy.typing import NDArray
-from scipy import fft
 from torch.utils.data import DataLoader, Dataset
 
 from enhance_ray.audio import is_remote
@@ -439,7 +439,7 @@ def _draw_speech(
     stretch = 1 + rng.uniform(-config.speed, config.speed) if config.speed else 1.0
     stretch *= config.voices.draw_pitch(rng)
     # The stretched crop is cut to a length that transforms fast.
-    natural = length if stretch == 1 else fft.next_fast_len(int(length * stretch), real=True)
+    natural = length if stretch == 1 else scipy.fft.next_fast_len(int(length * stretch), real=True)
     index = int(rng.integers(len(bank))) if clip is None else clip
     speech = np.zeros(natural, np.float32)
     filled = _place(speech, 0, bank, index, rng)
@@ -466,10 +466,10 @@ def _place(target: Waveform, at: int, bank: Recordings, index: int, rng: np.rand
 
 def _stretch(waveform: Waveform, length: int) -> Waveform:
     """Change speed and pitch so that ``waveform`` lasts ``length`` samples, by resizing its spectrum."""
-    spectrum = fft.rfft(waveform)
+    spectrum = scipy.fft.rfft(waveform)
     bins = length // 2 + 1
     resized = np.zeros(bins, spectrum.dtype)
     kept = min(bins, spectrum.size)
     resized[:kept] = spectrum[:kept]
-    stretched: Waveform = fft.irfft(resized, length) * np.float32(length / waveform.size)
+    stretched: Waveform = scipy.fft.irfft(resized, length) * np.float32(length / waveform.size)
     return stretched

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float16, Float32
 from numpy.typing import NDArray
-from scipy import signal, stats
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -227,12 +227,12 @@ def _subtract_spectrum(noisy: Waveform, excess: float, floor: float) -> Waveform
 
 
 def _spectrum(waveform: Waveform) -> NDArray[np.complexfloating]:
-    spectrum: NDArray[np.complexfloating] = signal.stft(waveform, nperseg=1024)[2]
+    spectrum: NDArray[np.complexfloating] = scipy.signal.stft(waveform, nperseg=1024)[2]
     return spectrum
 
 
 def _sound(spectrum: NDArray[np.complexfloating], length: int) -> Waveform:
-    waveform = signal.istft(spectrum, nperseg=1024)[1][:length]
+    waveform = scipy.signal.istft(spectrum, nperseg=1024)[1][:length]
     return np.asarray(waveform, np.float32)
 
 
@@ -402,8 +402,8 @@ def _table(rows: Mapping[str, tuple[Ratings, Ratings]]) -> str:
         for scale, estimate, rating in zip(SCALES, estimates.T, ratings.T, strict=True):
             error = estimate - rating
             numbers = (
-                stats.pearsonr(estimate, rating).statistic,
-                stats.spearmanr(estimate, rating).statistic,
+                scipy.stats.pearsonr(estimate, rating).statistic,
+                scipy.stats.spearmanr(estimate, rating).statistic,
                 np.sqrt(np.square(error).mean()),
                 error.mean(),
             )

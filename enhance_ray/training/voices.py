@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft, ndimage, signal
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.training.degrade.effect import Effect, Range, Waveform, check_probability
@@ -35,7 +35,7 @@ def hold(waveform: Waveform, sample_rate: int, *, speed: float) -> Waveform:
     """
     window = _window(sample_rate)
     hop, reach = window // 2, window // 4
-    rising = signal.get_window("hann", window)[:hop].astype(np.float32)
+    rising = scipy.signal.get_window("hann", window)[:hop].astype(np.float32)
     padded = np.pad(waveform, (0, 2 * window))
     held = np.zeros(waveform.size + 2 * window, np.float32)
     held[:hop] = padded[:hop]
@@ -44,7 +44,7 @@ def hold(waveform: Waveform, sample_rate: int, *, speed: float) -> Waveform:
         # What is heard at ``at`` fades out as the piece before went on, and the next one fades in.
         going_on = padded[place + hop : place + window] if at else padded[:hop]
         low = max(0, int(speed * at) - reach)
-        likeness = signal.correlate(padded[low : low + 2 * reach + hop], going_on, "valid")
+        likeness = scipy.signal.correlate(padded[low : low + 2 * reach + hop], going_on, "valid")
         place = low + int(likeness.argmax()) if at else 0
         held[at : at + hop] = rising[::-1] * going_on + rising * padded[place : place + hop]
     return held[: waveform.size]
@@ -57,10 +57,10 @@ def tilt(waveform: Waveform, sample_rate: int, *, slope_db: float) -> Waveform:
     doi:10.1121/1.417955.
     """
     low, centre, high = _TILT_HZ
-    points = fft.next_fast_len(waveform.size, real=True)
-    octaves = np.log2(np.clip(fft.rfftfreq(points, 1 / sample_rate), low, high) / centre)
+    points = scipy.fft.next_fast_len(waveform.size, real=True)
+    octaves = np.log2(np.clip(scipy.fft.rfftfreq(points, 1 / sample_rate), low, high) / centre)
     gains = (10 ** (slope_db * octaves / 20)).astype(np.float32)
-    tilted: Waveform = fft.irfft(fft.rfft(waveform, points) * gains, points)[: waveform.size]
+    tilted: Waveform = scipy.fft.irfft(scipy.fft.rfft(waveform, points) * gains, points)[: waveform.size]
     return tilted
 
 
@@ -99,7 +99,7 @@ def whisper(waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> W
     power = np.square(np.abs(_spectrum(waveform, window)))
     hertz = np.linspace(0, sample_rate / 2, len(power), dtype=np.float32)
     width = max(1, round(300 / hertz[1]))
-    envelope = np.sqrt(ndimage.uniform_filter1d(power, width, axis=0, mode="nearest"))
+    envelope = np.sqrt(scipy.ndimage.uniform_filter1d(power, width, axis=0, mode="nearest"))
     weak = np.square(hertz) / (np.square(hertz) + 500**2)
     loudness = np.sqrt(np.square(np.abs(breath)).mean())
     return _sound(breath / loudness * envelope * weak[:, None], window, waveform.size)
@@ -112,14 +112,14 @@ def _window(sample_rate: int) -> int:
 
 def _spectrum(waveform: Waveform, window: int) -> NDArray[np.complexfloating]:
     padded = np.pad(waveform, (0, max(0, window - waveform.size)))
-    spectrum: NDArray[np.complexfloating] = signal.stft(
+    spectrum: NDArray[np.complexfloating] = scipy.signal.stft(
         padded, nperseg=window, noverlap=window - window // 4
     )[2]
     return spectrum
 
 
 def _sound(spectrum: NDArray[np.complexfloating], window: int, length: int) -> Waveform:
-    waveform = signal.istft(spectrum, nperseg=window, noverlap=window - window // 4)[1][:length]
+    waveform = scipy.signal.istft(spectrum, nperseg=window, noverlap=window - window // 4)[1][:length]
     return np.pad(np.asarray(waveform, np.float32), (0, length - waveform.size))
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy
 from jaxtyping import Float32
-from scipy import signal
 
 from enhance_ray.training.degrade.effect import Effect, Range, Waveform, WholeRange, draw_whole
 
@@ -25,7 +25,7 @@ def equalize(waveform: Waveform, sample_rate: int, *, frequency: float, q: float
     numerator = [1 + alpha * amplitude, -2 * math.cos(omega), 1 - alpha * amplitude]
     denominator = [1 + alpha / amplitude, -2 * math.cos(omega), 1 - alpha / amplitude]
     # In double: poles near the unit circle lose accuracy in single precision.
-    equalized = signal.lfilter(numerator, denominator, waveform.astype(np.float64))
+    equalized = scipy.signal.lfilter(numerator, denominator, waveform.astype(np.float64))
     return np.asarray(equalized, np.float32)
 
 
@@ -45,12 +45,14 @@ def filter_band(
         taps: length of the filter; an even one is made odd, so that its delay is whole.
     """
     taps |= 1
-    window = ("kaiser", signal.kaiser_beta(120))
+    window = ("kaiser", scipy.signal.kaiser_beta(120))
     if low > 0:
-        kernel = signal.firwin(taps, [low, high], window=window, pass_zero=False, scale=False, fs=sample_rate)
+        kernel = scipy.signal.firwin(
+            taps, [low, high], window=window, pass_zero=False, scale=False, fs=sample_rate
+        )
     else:
-        kernel = signal.firwin(taps, high, window=window, fs=sample_rate)
-    return np.asarray(signal.oaconvolve(waveform, kernel.astype(np.float32), mode="same"), np.float32)
+        kernel = scipy.signal.firwin(taps, high, window=window, fs=sample_rate)
+    return np.asarray(scipy.signal.oaconvolve(waveform, kernel.astype(np.float32), mode="same"), np.float32)
 
 
 def recursive_filter(
@@ -59,7 +61,7 @@ def recursive_filter(
     waveforms: Float32[np.ndarray, "time ..."],
 ) -> Float32[np.ndarray, "time ..."]:
     """`scipy.signal.lfilter` over the first axis in single precision."""
-    filtered = signal.lfilter(
+    filtered = scipy.signal.lfilter(
         np.array(numerator, np.float32), np.array(denominator, np.float32), waveforms, axis=0
     )
     return np.ascontiguousarray(filtered, np.float32)

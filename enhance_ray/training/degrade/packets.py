@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy
 from jaxtyping import Bool
-from scipy import ndimage
 
 from enhance_ray.training.degrade.effect import Effect, Range, Waveform
 
@@ -32,7 +32,7 @@ def lose_packets(
     """
     frame = sample_rate // 50
     steps = np.repeat(received, frame)[: waveform.size].astype(np.float32)
-    kept: Waveform = ndimage.uniform_filter1d(steps, max(1, int(edge * sample_rate)), mode="nearest")
+    kept: Waveform = scipy.ndimage.uniform_filter1d(steps, max(1, int(edge * sample_rate)), mode="nearest")
     if not repeat:
         return np.asarray(waveform * kept, np.float32)
     frames = np.zeros(received.size * frame, np.float32)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float32
-from scipy import fft
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.training.degrade.effect import Effect, Waveform
@@ -22,10 +22,10 @@ def resample_fft(waveform: Waveform, source_rate: int, target_rate: int) -> Floa
     divisor = math.gcd(source_rate, target_rate)
     step_in, step_out = source_rate // divisor, target_rate // divisor
     margin = source_rate // 20  # keeps the ringing at one end from wrapping round to the other
-    blocks = fft.next_fast_len(-(-(waveform.size + margin) // step_in), real=True)
-    spectrum = fft.rfft(waveform, blocks * step_in)
+    blocks = scipy.fft.next_fast_len(-(-(waveform.size + margin) // step_in), real=True)
+    spectrum = scipy.fft.rfft(waveform, blocks * step_in)
     bins = blocks * min(step_in, step_out) // 2 + 1
-    output: Waveform = fft.irfft(spectrum[:bins] * _edge_taper(bins), blocks * step_out)
+    output: Waveform = scipy.fft.irfft(spectrum[:bins] * _edge_taper(bins), blocks * step_out)
     length = -(-waveform.size * step_out // step_in)
     return output[:length] * (step_out / step_in)
 
@@ -56,21 +56,23 @@ def match_band(waveform: Waveform, sample_rate: int, *, before: Waveform, after:
     """
     if after is before:
         return waveform
-    points = fft.next_fast_len(waveform.size, real=True)
+    points = scipy.fft.next_fast_len(waveform.size, real=True)
     width = max(1, _BAND_HZ * points // sample_rate)
     had, left = (
         np.add.reduceat(power, np.arange(0, power.size, width))
-        for power in (np.square(np.abs(fft.rfft(each, points)), dtype=np.float64) for each in (before, after))
+        for power in (
+            np.square(np.abs(scipy.fft.rfft(each, points)), dtype=np.float64) for each in (before, after)
+        )
     )
     telling = had > 1e-9 * had.max()
     kept = np.flatnonzero(telling & (left > 0.05 * had))
     if kept.size == 0 or not telling[kept[-1] + 1 :].any():
         return waveform
-    spectrum = fft.rfft(waveform, points)
+    spectrum = scipy.fft.rfft(waveform, points)
     edge = (kept[-1] + 1) * width
     spectrum[edge:] = 0
     spectrum[edge - width : edge] *= 0.5 + 0.5 * np.cos(np.pi * np.arange(width, dtype=np.float32) / width)
-    limited: Waveform = fft.irfft(spectrum, points)[: waveform.size]
+    limited: Waveform = scipy.fft.irfft(spectrum, points)[: waveform.size]
     return limited
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import fft, signal
+import scipy
 
 from enhance_ray.training.degrade.effect import Effect, Range, Response, Waveform
 from enhance_ray.training.degrade.filters import recursive_filter
@@ -34,8 +34,10 @@ def add_room(waveform: Waveform, response: Response) -> Waveform:
     comes before it here too. A peak above 0.99 is scaled to 0.98, as in the reference.
     """
     start = direct_path(response)
-    points = fft.next_fast_len(waveform.size + response.size - 1, real=True)
-    wet: Waveform = fft.irfft(fft.rfft(waveform, points) * fft.rfft(response, points), points)
+    points = scipy.fft.next_fast_len(waveform.size + response.size - 1, real=True)
+    wet: Waveform = scipy.fft.irfft(
+        scipy.fft.rfft(waveform, points) * scipy.fft.rfft(response, points), points
+    )
     wet = wet[start : start + waveform.size]
     peak = float(np.abs(wet).max())
     return wet * (0.98 / peak) if peak > 0.99 else wet
@@ -106,7 +108,9 @@ def _parallel_combs(waveform: Waveform, delays: Sequence[int], feedback: float, 
     numerator, denominator = np.array([1 - pole], np.float32), np.array([1, -pole], np.float32)
     state = np.zeros((len(delays), 1), np.float32)
     for start in range(0, length, block):
-        damped, state = signal.lfilter(numerator, denominator, outputs[:, start : start + block], zi=state)
+        damped, state = scipy.signal.lfilter(
+            numerator, denominator, outputs[:, start : start + block], zi=state
+        )
         damped *= feedback
         for line, delay, fed_back in zip(outputs, delays, damped, strict=True):
             line[start + delay : start + delay + block] += fed_back
