@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test drill lint format lock bench clean
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) tools/prepare.py $(VENV) cluster,train,eval,hub,dev
+	$(PYTHON) tools/prepare.py $(VENV) cluster,train,eval,hub,teacher,dev
 	touch $@
 
 demo: $(STAMP)

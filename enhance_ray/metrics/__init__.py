@@ -10,7 +10,7 @@ Every metric takes mono waveforms (time,) of equal length at one rate in Hz, in 
 paper, its protocol, its unit and which direction is better. A number is nan where a metric is not defined:
 the reference is silent, or too short for its windows.
 
-Resampling is libsoxr's (through librosa), not ours: a yardstick shares no code with what it measures.
+Resampling is libsoxr's, not ours: a yardstick shares no code with what it measures.
 """
 
 from enhance_ray.metrics.inputs import Waveform, resample

@@ -19,10 +19,11 @@ def resample(waveform: Waveform, rate_in: int, rate_out: int) -> Waveform:
     """``waveform`` (time,) at another rate, by libsoxr at high quality; as it is if the rates are equal."""
     if rate_in == rate_out:
         return waveform
-    import librosa
+    import soxr
 
-    resampled: Waveform = librosa.resample(waveform, orig_sr=rate_in, target_sr=rate_out, res_type="soxr_hq")
-    return resampled
+    resampled: Waveform = soxr.resample(waveform, rate_in, rate_out)
+    length = -(-len(waveform) * rate_out // rate_in)  # libsoxr rounds, and may end a sample earlier
+    return np.pad(resampled[:length], (0, max(0, length - len(resampled))))
 
 
 def pair(estimate: Waveform, reference: Waveform) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
