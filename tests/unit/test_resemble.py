@@ -278,8 +278,8 @@ def test_a_run_of_the_originals_size_goes_in_and_out(tmp_path):
     assert sum(tensor.numel() for tensor in content.values()) == 356_414_076  # spec 7.2
     resemble.save(resemble.load(tmp_path / "run"), tmp_path / "again")
     again = torch.load(tmp_path / "again" / WEIGHTS, weights_only=True, mmap=True)["module"]
-    assert again.keys() == content.keys()
-    assert all(torch.equal(again[key], tensor) for key, tensor in content.items())
+    # Statistics of a normaliser that has not learned any are no numbers.
+    torch.testing.assert_close(again, content, rtol=0, atol=0, equal_nan=True)
     del content, again
     shutil.rmtree(tmp_path / "again")
     restored = sound(Enhancer.load(tmp_path / "run", device="cpu", precision="fp32"))
