@@ -136,9 +136,10 @@ def compressed_spectral_loss(
             return_complex=True,
             pad_mode="constant",
         )
-        # Apart: on a CPU, what works along an axis of two is several times slower.
-        real, imaginary = torch.view_as_real(bins).unbind(-1)
-        return real, imaginary
+        # Parts of their own, in the order in which they lie in memory (frame, bin): on a CPU, what works
+        # along an axis of two, or on two orders at once, is several times slower.
+        real, imaginary = torch.view_as_real(bins.transpose(1, 2)).unbind(-1)
+        return real.contiguous(), imaginary.contiguous()
 
     def energy(real: Tensor, imaginary: Tensor) -> Tensor:
         # The floor keeps the gradient of a power below 1 finite at silence.
@@ -159,7 +160,7 @@ def compressed_spectral_loss(
         by_magnitude = by_magnitude * torch.where(magnitude < target_magnitude, over_suppression, 1.0)
     if erb_share:
         weights = torch.lerp(torch.ones(()), erb_weights(window_length // 2 + 1), erb_share)
-        weights = weights[:, None].to(estimate.device)
+        weights = weights.to(estimate.device)
         by_magnitude, by_complex = weights * by_magnitude, weights * by_complex
     if guide is None or guided_share is None:
         return (1 - complex_share) * by_magnitude.mean() + complex_share * by_complex.mean()
