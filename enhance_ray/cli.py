@@ -108,8 +108,8 @@ def _restore(parsed: argparse.Namespace) -> int:
 def _import_torch() -> None:
     """Import torch without garbage collection, in a process that has not done so yet.
 
-    Its modules make a million objects that live as long as the process. Collections would walk over all of
-    them again and again: that takes a tenth of the import, and more at the end of a short command.
+    Its modules make more than a hundred thousand objects that live as long as the process, and collections
+    walk over all of them, time and again: during the import, during the command and when the process ends.
     """
     if "torch" in sys.modules or not gc.isenabled():
         return

@@ -35,7 +35,8 @@ FLOOR = 1e-3
 _SPAN = 300  # blocks on each side among which the level is found
 _RANK = 5  # it is the 5th largest peak: one that lasts, not a click
 _SMOOTHING = 100  # blocks on each side over which it is averaged
-_RUN = 64  # samples that `_Sections` filters by one product
+_RUN = 64  # samples that `_Sections` filters by one row of a matrix
+_RUNS_PER_PRODUCT = 32  # few enough for OpenBLAS to use one thread: its others would wait, spinning, for more
 
 
 class GainCurve:
@@ -140,9 +141,11 @@ class Meter:
         self._samples += block.shape[-1]
         if block.shape[-1] == 0:
             return
-        self._peak = max(self._peak, block.abs().max().item())
-        for second in block.split(self._sample_rate, dim=-1):  # which stays in the processor's cache
-            power = self._weights @ np.square(self._filter.push(second.numpy()))
+        samples = block.numpy()  # torch would spread such small work over threads, which wait for it spinning
+        self._peak = max(self._peak, float(samples.max()), -float(samples.min()))
+        for start in range(0, samples.shape[-1], self._sample_rate):  # a second stays in the cache
+            weighted = self._filter.push(samples[:, start : start + self._sample_rate])
+            power = np.einsum("c,ct,ct->t", self._weights, weighted, weighted)
             power = np.concatenate([self._power, power])
             whole = len(power) // self._step * self._step
             self._energies.extend(power[:whole].reshape(-1, self._step).mean(-1))
@@ -206,13 +209,17 @@ class _Sections:
         """Filter the next ``samples``, (channel, time)."""
         channels, length = samples.shape
         runs, rest = divmod(length, _RUN)
-        # The samples of each run and the state before it; what is left of a run is filled up with zeros.
-        inputs = np.zeros((channels, runs + 1, self._outputs.shape[1]))
+        group = min(runs + 1, _RUNS_PER_PRODUCT)
+        groups = -(-(runs + 1) // group)
+        # The samples of each run, zeros where there are none, and the state before it.
+        grouped = np.zeros((channels, groups, group, self._outputs.shape[1]))
+        inputs = grouped.reshape(channels, groups * group, -1)
         inputs[:, :runs, :_RUN] = samples[:, : runs * _RUN].reshape(channels, runs, _RUN)
         inputs[:, runs, :rest] = samples[:, runs * _RUN :]
+        left = (grouped[..., :_RUN] @ self._states[_RUN, :, :_RUN].T).reshape(channels, groups * group, -1)
         states = inputs[..., _RUN:]
         states[:, 0] = self._state
-        states[:, 1:] = inputs[:, :runs, :_RUN] @ self._states[_RUN, :, :_RUN].T
+        states[:, 1:] = left[:, :-1]
         # So far each holds what one run leaves. Summing pairs, fours, eights, ... with what is left of the
         # earlier half gives each the sum over all runs before it.
         decay, span = self._states[_RUN, :, _RUN:].T, 1
@@ -224,7 +231,7 @@ class _Sections:
             inputs[:, runs, :rest] @ self._states[rest, :, :rest].T
             + states[:, runs] @ self._states[rest, :, _RUN:].T
         )
-        return (inputs @ self._outputs.T).reshape(channels, -1)[:, :length]
+        return (grouped @ self._outputs.T).reshape(channels, -1)[:, :length]
 
 
 def decibels(amplitude: float) -> float:
