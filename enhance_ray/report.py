@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
+import importlib.util
 import io
 import json
 import math
@@ -237,9 +238,11 @@ def require_pictures() -> None:
     """Call before a long run that ends in a page.
 
     Raises:
-        ConfigError: matplotlib is absent.
+        ConfigError: matplotlib or librosa is absent.
     """
     new_figure(1, 1)
+    if importlib.util.find_spec("librosa") is None:
+        raise ConfigError("report", "pictures need librosa: pip install 'enhance-ray[eval]'")
 
 
 def page(title: str, cards: Sequence[tuple[str, str, bool]], sections: Iterable[str]) -> str:

@@ -137,10 +137,10 @@ def load_with_poison(settings):
 
 class _Slow(torch.nn.Module):
     def forward(self, rows):
-        time.sleep(1.0)
+        time.sleep(3.0)
         return rows
 
 
 def load_slowly(_):
-    """A model that takes a second for anything, and changes nothing."""
+    """A model that takes three seconds for anything, and changes nothing: time for a pool to grow."""
     return Enhancer(_Slow(), device="cpu", precision="fp32")

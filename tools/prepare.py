@@ -28,7 +28,7 @@ TO_UV = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
     "find-links": "UV_FIND_LINKS",
-    "no-index": "UV_NO_INDEX",
+    "no-index": "UV_OFFLINE",
     "trusted-host": "UV_INSECURE_HOST",
     "cert": "SSL_CERT_FILE",
     "client-cert": "SSL_CLIENT_CERT",
@@ -108,10 +108,11 @@ def uv_environment(uv: str, python: Path) -> dict[str, str]:
     for option, value in pip_options(python).items():
         if (name := TO_UV.get(option)) and value:
             # pip separates by spaces and lines; uv separates folders by commas, all else by spaces.
-            environment.setdefault(name, ("," if name == "UV_FIND_LINKS" else " ").join(value.split()))
+            separator = "," if name == "UV_FIND_LINKS" else " "
+            environment.setdefault(name, separator.join(value.split()))
     if further := environment.get("UV_INDEX"):
-        # pip takes the best file of all indexes. uv can take the best version of them, and for a version the
-        # index that it asks first: that must be the main one, since a further one may hold few of its files.
+        # pip takes the best file of all indexes. uv takes the best version of them, and of one version only
+        # the files of the index that it asks first: let that be the main one, as others may lack some.
         environment.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
         main_index = environment.get("UV_DEFAULT_INDEX") or default_index(uv)
         environment["UV_INDEX"] = f"{main_index} {further}".strip()

@@ -219,7 +219,8 @@ def test_silence_can_be_drawn(tmp_path):
     assert (tmp_path / "pair.png").stat().st_size > 0
 
 
-def test_without_matplotlib_the_remedy_is_named_before_the_work(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"matplotlib: pip install 'enhance-ray\[eval\]'"):
+@pytest.mark.parametrize(("package", "absent"), [("matplotlib", "matplotlib.figure"), ("librosa", "librosa")])
+def test_without_what_draws_the_remedy_is_named_before_the_work(monkeypatch, package, absent):
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(ConfigError, match=rf"{package}: pip install 'enhance-ray\[eval\]'"):
         report.require_pictures()
