@@ -101,6 +101,11 @@ def _formula_weight(
     return torch.from_numpy(np.asarray(values))
 
 
+def forget_weights() -> None:
+    """Give back the memory of the weights that formulas gave."""
+    _formula_weight.cache_clear()
+
+
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load ``weights``, which may lack what is no weight: windows and filters that modules compute."""
     missing, unexpected = module.load_state_dict(weights, strict=False)

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from parity.fixtures import Fixture, load_weights
+from parity.fixtures import Fixture, forget_weights, load_weights
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.models import kernels, layers, ode, vocoder
@@ -41,6 +41,14 @@ def load(module, fixture, prefix, frozen=False):
 
 def config_of(name):
     return EnhancerConfig() if "full" in name else TINY
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_the_large_nets():
+    """Their weights are 5 GB in all, which tests after these have no use for."""
+    yield
+    full_enhancer.cache_clear()
+    forget_weights()
 
 
 @functools.cache
