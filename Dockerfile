@@ -17,6 +17,11 @@ RUN apt-get update \
 
 FROM python:3.12-slim-bookworm AS build
 
+# pesq comes as C source alone.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1
 WORKDIR /src
 COPY constraints.txt ./

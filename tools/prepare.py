@@ -28,7 +28,6 @@ TO_UV = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
     "find-links": "UV_FIND_LINKS",
-    "no-index": "UV_OFFLINE",
     "trusted-host": "UV_INSECURE_HOST",
     "cert": "SSL_CERT_FILE",
     "client-cert": "SSL_CLIENT_CERT",
@@ -68,10 +67,10 @@ def install(folder: Path, wanted: list[str]) -> int:
     if uv is None:
         say("uv cannot be had, so pip installs, which takes longer")
     else:
-        environment = uv_environment(uv, python)
-        options, torch, why = torch_build(uv, python, environment, has_gpu=has_nvidia_gpu())
+        command, environment = uv_install(uv, python)
+        options, torch, why = torch_build(command, environment, has_gpu=has_nvidia_gpu())
         say(f"{torch}: {why}")
-        if run([uv, "pip", "install", "--python", str(python), *options, torch, *wanted], environment) == 0:
+        if run([*command, *options, torch, *wanted], environment) == 0:
             return 0
         say("uv has failed (see above), so pip tries it")
     say(f"torch: pip takes the build of {pinned_torch()} that comes first among those it is offered")
@@ -102,21 +101,27 @@ def find_uv(python: Path) -> str | None:
     return str(program) if program.exists() else None
 
 
-def uv_environment(uv: str, python: Path) -> dict[str, str]:
-    """Variables under which ``uv`` sees what pip is configured to see; what is set for uv already stays."""
+def uv_install(uv: str, python: Path) -> tuple[list[str], dict[str, str]]:
+    """The command by which ``uv`` installs into ``python``'s environment, and the variables that it needs.
+
+    With them, uv sees what pip is configured to see; what is set for uv already stays.
+    """
+    command = [uv, "pip", "install", "--python", str(python)]
+    options = pip_options(python)
+    if options.get("no-index", "no").lower() in {"1", "on", "true", "y", "yes"}:
+        command.append("--no-index")
     environment = dict(os.environ)
-    for option, value in pip_options(python).items():
-        if (name := TO_UV.get(option)) and value:
-            # pip separates by spaces and lines; uv separates folders by commas, all else by spaces.
-            separator = "," if name == "UV_FIND_LINKS" else " "
-            environment.setdefault(name, separator.join(value.split()))
+    for option, name in TO_UV.items():
+        # pip separates by spaces and lines; uv separates folders by commas, all else by spaces.
+        if value := ("," if name == "UV_FIND_LINKS" else " ").join(options.get(option, "").split()):
+            environment.setdefault(name, value)
     if further := environment.get("UV_INDEX"):
         # pip takes the best file of all indexes. uv takes the best version of them, and of one version only
         # the files of the index that it asks first: let that be the main one, as others may lack some.
         environment.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
         main_index = environment.get("UV_DEFAULT_INDEX") or default_index(uv)
         environment["UV_INDEX"] = f"{main_index} {further}".strip()
-    return environment
+    return command, environment
 
 
 def default_index(uv: str) -> str:
@@ -153,20 +158,17 @@ def pinned_torch() -> str:
 
 
 def torch_build(
-    uv: str, python: Path, environment: dict[str, str], *, has_gpu: bool
+    install: list[str], environment: dict[str, str], *, has_gpu: bool
 ) -> tuple[list[str], str, str]:
-    """Which build of torch to take: options for uv, a requirement, and why, in words."""
+    """Which build of torch `uv_install`'s command is to take: options, a requirement, and why, in words."""
     pin = pinned_torch()
     if sys.platform != "linux":
         return [], pin, "the build for this system"
 
     def offered(requirement: str, *options: str, **variables: str) -> bool:
-        command = [uv, "pip", "compile", "--quiet", "--no-deps", "--python", str(python), *options, "-"]
+        command = [*install, "--dry-run", "--no-deps", *options, requirement]
         asked = environment | variables
-        done = subprocess.run(
-            command, input=requirement, text=True, env=asked, capture_output=True, check=False
-        )
-        return done.returncode == 0
+        return subprocess.run(command, env=asked, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
     cpu, ordinary = f"{pin}+cpu", f"{pin},!={pin.removeprefix('torch==')}+cpu"
     if has_gpu:
@@ -176,11 +178,7 @@ def torch_build(
         return [], cpu, "there is no NVIDIA GPU, and the configured index offers a build for CPUs"
     backend = "--torch-backend=cpu"
     if offered(cpu, backend, UV_HTTP_RETRIES="0", UV_HTTP_TIMEOUT="10"):
-        return (
-            [backend],
-            cpu,
-            "there is no NVIDIA GPU, so a build for CPUs, from the index of them that uv knows",
-        )
+        return [backend], cpu, "there is no NVIDIA GPU, so the build for CPUs of the index that uv knows"
     return [], pin, "the ordinary build, with CUDA's libraries; no build for CPUs alone is offered here"
 
 

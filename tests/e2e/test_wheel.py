@@ -1,5 +1,6 @@
 """The wheel, which is what users get: installed without extras, away from the project, it restores a file."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,20 +19,18 @@ OF_EXTRAS = {"ray", "librosa", "matplotlib", "torchaudio", "pandas", "pyarrow", 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     """Folder of the programs of an environment in which the wheel and what it requires are, and no more."""
+    specification = importlib.util.spec_from_file_location("prepare", ROOT / "tools" / "prepare.py")
+    prepare = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(prepare)
     folder = tmp_path_factory.mktemp("wheel")
-    # uv links packages that are in its cache; else this would copy torch.
-    environment = {**os.environ, "UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
-    for arguments in (
-        ("build", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder, ROOT),
-        ("venv", "--python", sys.executable, folder / "env"),
-        (
-            *("pip", "install", "--python", folder / "env", "--constraint", ROOT / "constraints.txt"),
-            folder / "enhance_ray-0.1.0-py3-none-any.whl",
-        ),
-    ):
-        command = [find_uv_bin(), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    build = [find_uv_bin(), "build", "--wheel", "--no-build-isolation", "--python", sys.executable]
+    done = subprocess.run([*build, "--out-dir", folder, ROOT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [wheel] = folder.glob("*.whl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path(find_uv_bin()).parent}{os.pathsep}{os.environ['PATH']}")
+        # As `make` installs: the same build of torch, which uv then links from its cache and does not copy.
+        assert prepare.install(folder / "env", [str(wheel)]) == 0
     return folder / "env" / "bin"
 
 
@@ -58,3 +57,17 @@ def test_it_brings_nothing_that_only_extras_need(programs, tmp_path):
     assert Path(place).is_relative_to(programs.parent)
     assert not OF_EXTRAS & set(installed)
     assert {"torch", "soundfile", "av", "enhance-ray"} <= set(installed)
+
+
+def test_its_weights_are_read_from_where_it_is_installed(programs, tmp_path):
+    [weights] = programs.parent.glob(
+        "lib/python*/site-packages/enhance_ray/weights/denoiser/model.safetensors"
+    )
+    aside = weights.rename(weights.with_suffix(".aside"))
+    try:
+        command = [programs / "enhance-ray", "denoise", SAMPLE, tmp_path / "clean.flac"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    finally:
+        aside.rename(weights)
+    assert done.returncode == 2
+    assert str(weights.parent) in done.stderr

@@ -98,7 +98,7 @@ def test_uv_is_told_what_pip_is_configured_to_see(clean, interpreter, monkeypatc
         "[install]\nextra-index-url = https://two.example/simple https://three.example/simple\n"
     )
     monkeypatch.setenv("PIP_CERT", "/etc/certificates.pem")
-    found = prepare.uv_environment(find_uv_bin(), interpreter)
+    _, found = prepare.uv_install(find_uv_bin(), interpreter)
     assert found["UV_DEFAULT_INDEX"] == "https://one.example/simple"
     assert found["UV_FIND_LINKS"] == "/wheels,/more"
     assert found["SSL_CERT_FILE"] == "/etc/certificates.pem"
@@ -109,7 +109,7 @@ def test_uv_is_told_what_pip_is_configured_to_see(clean, interpreter, monkeypatc
 def test_what_is_set_for_uv_itself_stays(clean, interpreter, monkeypatch):
     (clean / "pip.conf").write_text("[global]\nindex-url = https://one.example/simple\n")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mine.example/simple")
-    found = prepare.uv_environment(find_uv_bin(), interpreter)
+    _, found = prepare.uv_install(find_uv_bin(), interpreter)
     assert found["UV_DEFAULT_INDEX"] == "https://mine.example/simple"
     assert "UV_INDEX" not in found
 
@@ -143,8 +143,8 @@ def test_the_build_for_cpus_is_taken_where_it_is_offered_and_there_is_no_gpu(
 ):
     offer(clean, *offered)
     (clean / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {clean}\n")
-    environment = prepare.uv_environment(find_uv_bin(), interpreter)
-    options, requirement, why = prepare.torch_build(find_uv_bin(), interpreter, environment, has_gpu=has_gpu)
+    command, environment = prepare.uv_install(find_uv_bin(), interpreter)
+    options, requirement, why = prepare.torch_build(command, environment, has_gpu=has_gpu)
     assert (options, requirement) == ([], taken)
     assert ("NVIDIA GPU" in why) or ("no build for CPUs" in why)
 
