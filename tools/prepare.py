@@ -106,8 +106,7 @@ def uv_install(uv: str, python: Path) -> tuple[list[str], dict[str, str]]:
 
     With them, uv sees what pip is configured to see; what is set for uv already stays.
     """
-    # Compiled once here, and not by each process where Python may not write what it compiled.
-    command = [uv, "pip", "install", "--compile-bytecode", "--python", str(python)]
+    command = [uv, "pip", "install", "--python", str(python)]
     options = pip_options(python)
     if options.get("no-index", "no").lower() in {"1", "on", "true", "y", "yes"}:
         command.append("--no-index")
