@@ -32,8 +32,6 @@ def require():
     for program in ("ip", "sshd", "ssh-keygen", "rsync", "unshare"):
         if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
             pytest.skip(f"needs {program}: apt-get install iproute2 openssh-server rsync")
-    if Path(__file__).resolve().is_relative_to("/tmp"):
-        pytest.skip("the project lies in /tmp, of which each host has its own")
     tried = subprocess.run(["ip", "netns", "add", "enhance-ray-try"], capture_output=True, check=False)
     if tried.returncode:
         pytest.skip("may not make network namespaces")
@@ -113,7 +111,15 @@ class Hosts:
         (home / ".ssh").mkdir(parents=True, mode=0o700)
         shutil.copy(f"{self.key}.pub", home / ".ssh" / "authorized_keys")
         script = self.folder / f"host-{number}.sh"
-        script.write_text(_INIT.format(number=number, folder=self.folder, home=home, python=_python_home()))
+        tmp = self.folder / f"tmp-{number}"
+        tmp.mkdir(exist_ok=True)
+        visible = "\n".join(
+            f"mkdir -p '{shown}' && mount --bind '{folder}' '{shown}'"
+            for folder, shown in _visible(home, tmp)
+        )
+        script.write_text(
+            _INIT.format(number=number, folder=self.folder, home=home, tmp=tmp, visible=visible)
+        )
         namespaces = "unshare --mount --pid --uts --fork --mount-proc --kill-child=KILL"
         log = (self.folder / f"host-{number}.log").open("ab")
         self._processes[number] = subprocess.Popen(
@@ -162,10 +168,21 @@ class Hosts:
                 return
 
 
-def _python_home():
-    """What of the home folder an interpreter needs that lives there."""
-    base = Path(sys.base_prefix)
-    return base.relative_to(Path.home()).parts[0] if base.is_relative_to(Path.home()) else ""
+def _visible(home, tmp):
+    """What a host needs of the home folder and of /tmp, of which it has its own: (folder, where to mount it).
+
+    That is the project, and an interpreter that lives there.
+    """
+    needed = [Path(__file__).resolve().parents[1]]
+    if Path(sys.base_prefix).is_relative_to(Path.home()):
+        # As a whole: an interpreter's folder may be a link to another beside it.
+        needed.append(Path.home() / Path(sys.base_prefix).relative_to(Path.home()).parts[0])
+    pairs = []
+    for folder in needed:
+        for hidden, shown in ((Path.home(), home), (Path("/tmp"), tmp)):
+            if folder.is_relative_to(hidden):
+                pairs.append((folder, shown / folder.relative_to(hidden)))
+    return pairs
 
 
 _INIT = """\
@@ -173,19 +190,14 @@ set -e
 mount --make-rprivate /
 hostname host{number}
 mount -t tmpfs -o size=8g tmpfs /dev/shm
-if [ -n "{python}" ]; then
-  mkdir -p "{home}/{python}"
-  mount --bind "$HOME/{python}" "{home}/{python}"
-fi
+{visible}
 mkdir -p /run/sshd
 cp {folder}/hostkey /run/sshd/hostkey-{number}
 chmod 600 /run/sshd/hostkey-{number}
 mount --rbind {home} "$HOME"
-mkdir -p {folder}/tmp-{number}
-chmod 1777 {folder}/tmp-{number}
-shared={folder}/shared
-mkdir -p $shared
-mount --bind {folder}/tmp-{number} /tmp
+chmod 1777 {tmp}
+mkdir -p {folder}/shared
+mount --rbind {tmp} /tmp
 exec /usr/sbin/sshd -D -e -f /dev/null -h /run/sshd/hostkey-{number} -o ListenAddress=0.0.0.0 -o UsePAM=no \\
   -o PermitRootLogin=yes -o PasswordAuthentication=no -o StrictModes=no -o PidFile=none \\
   -o AuthorizedKeysFile="$HOME/.ssh/authorized_keys" -o 'Subsystem=sftp internal-sftp'

@@ -30,7 +30,7 @@ COUNT, BROKEN = 60, 6
 @pytest.fixture(scope="module")
 def recordings(s3, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recordings")
-    whole, broken = bulk_corpus.write(folder, COUNT, BROKEN, shortest=4, longest=240)
+    whole, broken = bulk_corpus.write(folder, COUNT, BROKEN, shortest=4, longest=60)
     bulk_corpus.upload(folder, f"{s3}/drills/in")
     return folder, whole, broken
 
@@ -214,7 +214,7 @@ class _Load:
 @pytest.mark.drill
 def test_four_hundred_recordings(s3, ray_cluster, tmp_path, tally):
     folder, out = tmp_path / "in", tmp_path / "out"
-    whole, _ = bulk_corpus.write(folder, 400, 20, shortest=1, longest=2400, skew=12)
+    whole, _ = bulk_corpus.write(folder, 400, 20, shortest=1, longest=600, skew=12)
     bulk_corpus.upload(folder, f"{s3}/many/in")
     config = BulkConfig(input=f"{s3}/many/in", output=f"{s3}/many/out", actors=2, max_failed=None)
 
