@@ -64,7 +64,9 @@ def ray_cluster(s3):
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-    until(lambda: not processes_with(mark), seconds=20)
+    with contextlib.suppress(AssertionError):
+        until(lambda: not processes_with(mark), seconds=20)
+    assert not (left := processes_with(mark)), left
 
 
 def processes_with(text):
