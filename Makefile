@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py samples demo_out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
 
 drill: $(STAMP)
 	$(BIN)/python -m pytest -m drill -s

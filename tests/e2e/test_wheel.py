@@ -34,10 +34,15 @@ def programs(tmp_path_factory):
     return folder / "env" / "bin"
 
 
+def run(program, *arguments, folder):
+    """Run one of ``programs`` in ``folder``, with an environment that leads nowhere else."""
+    plain = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    command = [program, *arguments]
+    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, check=False)
+
+
 def test_it_denoises_a_file_with_the_weights_that_it_brings(programs, tmp_path):
-    command = [programs / "enhance-ray", "denoise", SAMPLE, "clean.flac"]
-    plain = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False)
+    done = run(programs / "enhance-ray", "denoise", SAMPLE, "clean.flac", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     before, after = soundfile.info(SAMPLE), soundfile.info(tmp_path / "clean.flac")
     assert after.samplerate == 44_100
@@ -50,9 +55,8 @@ def test_it_brings_nothing_that_only_extras_need(programs, tmp_path):
         "print(json.dumps([str(pathlib.Path(enhance_ray.__file__).parent),"
         "[d.name.lower() for d in m.distributions()]]))"
     )
-    done = subprocess.run(
-        [programs / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = run(programs / "python", "-c", code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     place, installed = json.loads(done.stdout)
     assert Path(place).is_relative_to(programs.parent)
     assert not OF_EXTRAS & set(installed)
@@ -65,8 +69,7 @@ def test_its_weights_are_read_from_where_it_is_installed(programs, tmp_path):
     )
     aside = weights.rename(weights.with_suffix(".aside"))
     try:
-        command = [programs / "enhance-ray", "denoise", SAMPLE, tmp_path / "clean.flac"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = run(programs / "enhance-ray", "denoise", SAMPLE, "clean.flac", folder=tmp_path)
     finally:
         aside.rename(weights)
     assert done.returncode == 2
