@@ -26,10 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py samples demo_out
 
-# Files in their order, in which the long ones come first: the last to end keeps the other process waiting least.
 # A third process costs more than it brings on two cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 drill: $(STAMP)
 	$(BIN)/python -m pytest -m drill -s

@@ -9,8 +9,6 @@ import pytest
 # would mostly wait for each other.
 IS_XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_XDIST_WORKER else "2")
-# The compiler works in this process: one of its own would outlive the tests that check for what is left over.
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 # First, because pytest-xdist reads the marks in the same hook.

@@ -61,6 +61,8 @@ def ray_cluster(s3):
         },
     )
     ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
+    # What other tests start, or this process for itself, is no part of the cluster.
+    del os.environ["ENHANCE_RAY_TESTS"]
     yield cluster
     ray.shutdown()
     cluster.shutdown()
