@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Where Python may not keep what it compiled, each of the hundred processes of the tests compiles torch and Ray anew.
+# Where it is set, Python keeps no bytecode, and each of the hundred processes of the tests compiles torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test drill lint format lock bench clean

@@ -20,9 +20,9 @@ def pids(deployment):
     return [int(pid) for pid in subprocess.run(command, capture_output=True, check=False).stdout.split()]
 
 
-def until(condition, seconds=30):
-    """Wait for ``condition``, and for no longer."""
+def until(condition, seconds=30, tell=lambda: "it did not come to pass"):
+    """Wait for ``condition``, and for no longer; ``tell`` says what is wrong where it does not come."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, tell()
         time.sleep(0.1)

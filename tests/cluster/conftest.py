@@ -66,9 +66,7 @@ def ray_cluster(s3):
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-    with contextlib.suppress(AssertionError):
-        until(lambda: not processes_with(mark), seconds=20)
-    assert not (left := processes_with(mark)), left
+    until(lambda: not processes_with(mark), seconds=20, tell=lambda: processes_with(mark))
 
 
 def processes_with(text):

@@ -1,12 +1,12 @@
 """The wheel, which is what users get: installed without extras, away from the project, it restores a file."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import prepare
 import pytest
 import soundfile
 from uv import find_uv_bin
@@ -19,9 +19,6 @@ OF_EXTRAS = {"ray", "librosa", "matplotlib", "torchaudio", "pandas", "pyarrow", 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     """Folder of the programs of an environment in which the wheel and what it requires are, and no more."""
-    specification = importlib.util.spec_from_file_location("prepare", ROOT / "tools" / "prepare.py")
-    prepare = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(prepare)
     folder = tmp_path_factory.mktemp("wheel")
     build = [find_uv_bin(), "build", "--wheel", "--no-build-isolation", "--python", sys.executable]
     done = subprocess.run([*build, "--out-dir", folder, ROOT], capture_output=True, text=True, check=False)

@@ -1,6 +1,5 @@
 """tools/: what installs the project, and what holds its lock to pyproject.toml."""
 
-import importlib.util
 import os
 import re
 import sys
@@ -9,20 +8,12 @@ import venv
 import zipfile
 from pathlib import Path
 
+import lock
+import prepare
 import pytest
 from uv import find_uv_bin
 
 ROOT = Path(__file__).parents[2]
-
-
-def tool(name):
-    specification = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-lock, prepare = tool("lock"), tool("prepare")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "constraints.txt").read_text()
 
