@@ -99,7 +99,9 @@ def whisper(waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> W
     power = np.square(np.abs(_spectrum(waveform, window)))
     hertz = np.linspace(0, sample_rate / 2, len(power), dtype=np.float32)
     width = max(1, round(300 / hertz[1]))
-    envelope = np.sqrt(scipy.ndimage.uniform_filter1d(power, width, axis=0, mode="nearest"))
+    # A running sum in float32 ends a little below zero where loud bins are followed by silent ones.
+    smooth = scipy.ndimage.uniform_filter1d(power, width, axis=0, mode="nearest").clip(min=0)
+    envelope = np.sqrt(smooth)
     weak = np.square(hertz) / (np.square(hertz) + 500**2)
     loudness = np.sqrt(np.square(np.abs(breath)).mean())
     return _sound(breath / loudness * envelope * weak[:, None], window, waveform.size)

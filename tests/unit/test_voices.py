@@ -82,6 +82,10 @@ def test_a_whisper_has_the_envelope_and_no_pitch():
     assert low > 10 * high
 
 
+def test_a_whisper_of_what_has_silent_bins_is_finite():
+    assert np.isfinite(voices.whisper(np.ones(RATE, np.float32), RATE, np.random.default_rng(0))).all()
+
+
 def test_voices_are_changed_as_often_as_asked_and_by_default_never():
     speech = vowel(0.1)
     rng = np.random.default_rng(0)
