@@ -109,8 +109,6 @@ class Enhancer:
             ConfigError: the device is unknown or absent.
         """
         self.device = resolve_device(device)
-        if self.device.type == "cpu":
-            keep_large_blocks()
         self.precision = resolve_precision(precision, self.device)
         self.net = net
         """The whole enhancer; None if the model is a denoiser alone."""
@@ -156,6 +154,9 @@ class Enhancer:
                 loaded.path,
                 "it is a stage 1 model, autoencoder and vocoder, and cannot restore: train stage 2 on it",
             )
+        # Here, since a process that runs no model, and has an object for its frames, is to give memory back.
+        if resolve_device(device).type == "cpu":
+            keep_large_blocks()
         return cls(
             loaded.denoiser,
             loaded.net,
