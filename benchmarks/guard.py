@@ -51,7 +51,7 @@ class Restored:
 def restore(enhancer: Enhancer, waveform: np.ndarray, plan: mixtures.Plan) -> Restored:
     """What the models make of a mixture."""
     rows = torch.from_numpy(waveform.astype(np.float32))[None]
-    rows = F.pad(rows, (0, enhancer.row_length(rows.shape[-1]) - rows.shape[-1]))
+    rows = F.pad(rows, (0, enhancer.framing.row_length(rows.shape[-1]) - rows.shape[-1]))
     rows /= rows.abs().max()
     answer = enhancer.run(rows, EnhanceOptions(mode="enhance", guard=True), [0])[0]
     return Restored(plan.condition, plan.speaker, rows[0], answer[1], answer[0])
@@ -159,8 +159,8 @@ def music_kept(enhancer: Enhancer, path: str, mode: str) -> float:
     with audio.decode(path, block_seconds=60.0) as decoder:
         rate = decoder.info.sample_rate
         waveform = torch.from_numpy(next(iter(decoder))).mean(0, keepdim=True)
-    synthesis = Synthesis(enhancer, options, name=path)
-    pieces = Analysis(enhancer, rate, 1, options, name=path).pieces([waveform])
+    synthesis = Synthesis(enhancer.framing, options, name=path)
+    pieces = Analysis(enhancer.framing, rate, 1, options, name=path).pieces([waveform])
     for _ in synthesis.blocks(Batcher(enhancer, options, 1).results(None, pieces)):
         pass
     kept = sum(span.stop - span.start for span in synthesis.replaced if span.kept == "original")

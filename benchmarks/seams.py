@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Enhancer, layout_of
+from enhance_ray.pipeline import Enhancer, Framing
 
 ROOT = Path(__file__).parents[1]
 CUTS = (30.0, 37.0)
@@ -51,7 +51,7 @@ def main() -> int:
         results[name] = [
             measure(outputs, levels[name], which, border)
             for which, cut in enumerate(CUTS)
-            for border in borders(cut, engine.hop, waveform.size)
+            for border in borders(cut, engine.framing, waveform.size)
         ]
         for row in results[name]:
             print(name, row, flush=True)
@@ -78,9 +78,9 @@ def measure(
     }
 
 
-def borders(cut: float, hop: int, samples: int) -> list[float]:
+def borders(cut: float, framing: Framing, samples: int) -> list[float]:
     """Middles of the cross-fades, in seconds: near the end of every segment but the last."""
-    layout = layout_of(EnhanceOptions(segment_seconds=cut), hop)
+    layout = framing.layout(EnhanceOptions(segment_seconds=cut))
     ends = range(layout.length, samples, layout.hop)
     return [(end - layout.context - layout.overlap / 2) / MODEL_RATE for end in ends]
 

@@ -83,8 +83,8 @@ def bare(enhancer: Enhancer, content: bytes, mode: Any) -> bytes:
     options = EnhanceOptions(mode=mode)
     with audio.decode("recording", data=content) as decoder:
         info = decoder.info
-        analysis = Analysis(enhancer, info.sample_rate, info.channels, options, name="recording")
-        synthesis = Synthesis(enhancer, options, name="recording")
+        analysis = Analysis(enhancer.framing, info.sample_rate, info.channels, options, name="recording")
+        synthesis = Synthesis(enhancer.framing, options, name="recording")
         encoder = StreamEncoder(
             sample_rate=MODEL_RATE,
             channels=info.channels,

@@ -71,6 +71,39 @@ class Piece:
     """(time,): what all of them were divided by before, the gain curve."""
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What cutting recordings up has to know of a model."""
+
+    hop: int = 420
+    """Samples of one frame; the model answers whole frames only."""
+    shortest: int = 841
+    """Fewest samples that the model takes."""
+
+    def layout(self, options: EnhanceOptions) -> Layout:
+        """How recordings are cut, so that every segment starts with a frame.
+
+        Segments are up to a frame longer than the options say.
+        """
+        overlap = round(options.overlap_seconds * MODEL_RATE)
+        context = round(options.context_seconds * MODEL_RATE)
+        margins = overlap + 2 * context
+        advance = round(options.segment_seconds * MODEL_RATE) - margins
+        advance += -advance % self.hop
+        return Layout(length=advance + margins, overlap=overlap, context=context, grid=self.hop)
+
+    def row_length(self, samples: int) -> int:
+        """Length to which a segment of ``samples`` is padded with zeros before the model.
+
+        It leaves as many whole frames as the reference has, which appends 441 samples (spec 5.1), and
+        what the model answers covers the segment. Segments of one frame count share one length, so
+        that they may share a batch: the model's norms pool over time, padding to a common length
+        would change the result.
+        """
+        frames = max((samples + self.hop + 21) // self.hop, self.shortest // self.hop)
+        return frames * self.hop + 21
+
+
 class Enhancer:
     """Models on a device, ready for recordings.
 
@@ -82,8 +115,7 @@ class Enhancer:
         denoiser: nn.Module,
         net: EnhancerNet | None = None,
         *,
-        hop: int = 420,
-        shortest: int = 841,
+        framing: Framing | None = None,
         fingerprint: str = "unknown",
         device: str = "auto",
         precision: Precision = "auto",
@@ -96,8 +128,7 @@ class Enhancer:
                 the level of an input with a peak of 1.
             net: the whole enhancer, of which ``denoiser`` is a part. It is frozen (`EnhancerNet.freeze`):
                 give a copy if it is to be trained on.
-            hop: samples of one frame of the models; they answer whole frames only.
-            shortest: fewest samples that they take.
+            framing: of the models; by default the original's.
             fingerprint: identifies the weights in records.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             precision: "bf16" runs convolutions in bfloat16; "auto" does so where the processor
@@ -109,6 +140,8 @@ class Enhancer:
             ConfigError: the device is unknown or absent.
         """
         self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_large_blocks()
         self.precision = resolve_precision(precision, self.device)
         self.net = net
         """The whole enhancer; None if the model is a denoiser alone."""
@@ -119,10 +152,8 @@ class Enhancer:
         self.denoiser = denoiser.eval().to(self.device)
         self.fingerprint = fingerprint
         self._most_rows = sys.maxsize  # that memory was seen not to be too small for
-        self.hop = hop
-        """Samples of one frame."""
-        self.shortest = shortest
-        """Fewest samples that the models take."""
+        self.framing = framing or Framing()
+        """How recordings are cut for the models."""
 
     @classmethod
     def load(
@@ -154,14 +185,10 @@ class Enhancer:
                 loaded.path,
                 "it is a stage 1 model, autoencoder and vocoder, and cannot restore: train stage 2 on it",
             )
-        # Here, since a process that runs no model, and has an object for its frames, is to give memory back.
-        if resolve_device(device).type == "cpu":
-            keep_large_blocks()
         return cls(
             loaded.denoiser,
             loaded.net,
-            hop=loaded.denoiser.config.hop,
-            shortest=loaded.denoiser.shortest,
+            framing=Framing(loaded.denoiser.config.hop, loaded.denoiser.shortest),
             fingerprint=loaded.fingerprint,
             device=device,
             precision=precision,
@@ -192,17 +219,6 @@ class Enhancer:
         free, _ = torch.cuda.mem_get_info(self.device)
         needed = _GPU_BYTES_PER_ROW["denoise" if self.net is None else "enhance"]
         return min(16, max(1, free // needed))
-
-    def row_length(self, samples: int) -> int:
-        """Length to which a segment of ``samples`` is padded with zeros before the model.
-
-        It leaves as many whole frames as the reference has, which appends 441 samples (spec 5.1), and
-        what the model answers covers the segment. Segments of one frame count share one length, so
-        that they may share a batch: the model's norms pool over time, padding to a common length
-        would change the result.
-        """
-        frames = max((samples + self.hop + 21) // self.hop, self.shortest // self.hop)
-        return frames * self.hop + 21
 
     def denoise(
         self, waveform: Waveform, sample_rate: int, options: EnhanceOptions | None = None
@@ -314,8 +330,8 @@ class Enhancer:
         """
         options = options or EnhanceOptions()
         self.check(options)
-        analysis = Analysis(self, sample_rate, channels, options, name=name)
-        synthesis = Synthesis(self, options, name=name)
+        analysis = Analysis(self.framing, sample_rate, channels, options, name=name)
+        synthesis = Synthesis(self.framing, options, name=name)
         batcher: Batcher[None] = Batcher(self, options, batch_size or self.batch_size)
         remaining = iter(blocks)
         first = list(itertools.islice(remaining, 1))
@@ -344,7 +360,7 @@ class Enhancer:
         they run in two halves, and so do later batches of that size.
 
         Args:
-            rows: of one of the lengths that `row_length` gives.
+            rows: of one of the lengths that `Framing.row_length` gives.
             options: what to do.
             starts: first sample of each row in its recording, a multiple of a frame.
             denoised: to enhance, what the denoiser made of ``rows``, where that is known already.
@@ -389,7 +405,7 @@ class Enhancer:
                     rows,
                     options,
                     denoised=denoised,
-                    first_frames=[start // self.hop for start in starts],
+                    first_frames=[start // self.framing.hop for start in starts],
                 )
                 output = nn.functional.pad(output, (0, rows.shape[-1] - output.shape[-1]))
                 if options.guard:
@@ -492,7 +508,7 @@ class Analysis:
 
     def __init__(
         self,
-        enhancer: Enhancer,
+        framing: Framing,
         sample_rate: int,
         channels: int,
         options: EnhanceOptions,
@@ -503,14 +519,14 @@ class Analysis:
         """Begin a recording.
 
         Args:
-            enhancer: whose frames the pieces are to have; it is not run.
+            framing: of the model that the pieces are for.
             sample_rate: of the blocks, in Hz.
             channels: of the blocks.
             options: of which segments and channels count.
             name: what errors call the recording.
             live: it must not wait: levels do not look ahead.
         """
-        self._enhancer = enhancer
+        self._framing = framing
         self._sample_rate = sample_rate
         self._channels = channels
         self._mono = options.channels == "mono"
@@ -519,7 +535,7 @@ class Analysis:
         self._resampler = StreamingResampler(sample_rate, MODEL_RATE, channels=self.channels)
         self._curve = GainCurve(live=live)
         self._waiting = torch.zeros(self.channels, 0)  # for the curve, which looks ahead
-        self._layout = layout_of(options, enhancer.hop)
+        self._layout = framing.layout(options)
         self._splitter = Splitter(self._layout)
 
     @property
@@ -577,7 +593,7 @@ class Analysis:
         peaks = waveform.abs().amax(-1, keepdim=True).clamp_min(1e-7)
         # A last segment that was moved back onto the grid lacks less than a frame of the others' length.
         whole = self._layout.length if segment.start else waveform.shape[-1]
-        padding = self._enhancer.row_length(whole) - waveform.shape[-1]
+        padding = self._framing.row_length(whole) - waveform.shape[-1]
         return Piece(segment, nn.functional.pad(waveform / peaks, (0, padding)), peaks, gains.clone())
 
     def _refuse_non_finite(self, block: Tensor) -> None:
@@ -594,7 +610,7 @@ class Synthesis:
 
     def __init__(
         self,
-        enhancer: Enhancer,
+        framing: Framing,
         options: EnhanceOptions,
         *,
         name: str,
@@ -603,14 +619,14 @@ class Synthesis:
         """Begin a recording.
 
         Args:
-            enhancer: whose answers come; it is not run.
+            framing: of the model whose answers come.
             options: what is done.
             name: what errors call the recording.
             listener: called for every piece with what becomes of it, (channel, time), at the piece's level.
         """
         self._options = options
         self._listener = listener
-        self._joiner = Joiner(layout_of(options, enhancer.hop))
+        self._joiner = Joiner(framing.layout(options))
         self._name = name
         self._written = 0
         self._spans: list[guard.Span] = []
@@ -728,19 +744,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device", "'mps' is absent on this machine")
     return device
-
-
-def layout_of(options: EnhanceOptions, hop: int) -> Layout:
-    """How recordings are cut, so that every segment starts with a frame of ``hop`` samples.
-
-    Segments are up to a frame longer than the options say.
-    """
-    overlap = round(options.overlap_seconds * MODEL_RATE)
-    context = round(options.context_seconds * MODEL_RATE)
-    margins = overlap + 2 * context
-    advance = round(options.segment_seconds * MODEL_RATE) - margins
-    advance += -advance % hop
-    return Layout(length=advance + margins, overlap=overlap, context=context, grid=hop)
 
 
 def _in_mode(options: EnhanceOptions | None, mode: Literal["denoise", "enhance"]) -> EnhanceOptions:

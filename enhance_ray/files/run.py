@@ -322,10 +322,12 @@ class _FileWork:
         with audio.decode(job.input, partial=self._partial, patience=self._patience) as decoder:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
-            analysis = Analysis(self.enhancer, info.sample_rate, info.channels, self.options, name=job.input)
+            analysis = Analysis(
+                self.enhancer.framing, info.sample_rate, info.channels, self.options, name=job.input
+            )
             scores = Scores() if self._scores else None
             synthesis = Synthesis(
-                self.enhancer, self.options, name=job.input, listener=scores.hear if scores else None
+                self.enhancer.framing, self.options, name=job.input, listener=scores.hear if scores else None
             )
             meter_in = Meter(info.sample_rate, info.channels)
             meter_out = Meter(MODEL_RATE, analysis.channels)

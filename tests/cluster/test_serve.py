@@ -114,9 +114,9 @@ def test_sound_is_denoised_while_it_arrives(url):
         answer = np.concatenate([early, *(np.frombuffer(data, np.float32) for data in socket)])
 
     enhancer = Enhancer.load(denoiser_only=True)
-    analysis = Analysis(enhancer, rate, 1, LIVE, name="the sound", live=True)
+    analysis = Analysis(enhancer.framing, rate, 1, LIVE, name="the sound", live=True)
     results = Batcher(enhancer, LIVE, 1).results(None, analysis.pieces([torch.from_numpy(waveform)[None]]))
-    blocks = Synthesis(enhancer, LIVE, name="the sound").blocks(results)
+    blocks = Synthesis(enhancer.framing, LIVE, name="the sound").blocks(results)
     expected = torch.cat(list(blocks), dim=-1)[0].numpy()
     assert len(early) >= 0.7 * 44_100
     assert len(answer) == len(expected)

@@ -35,7 +35,7 @@ def restored(enhancer):
         path = next((SAMPLES / "noisy").glob(f"{name}.*"))
         with audio.decode(str(path)) as blocks:
             noisy = torch.cat([torch.from_numpy(block[:1]) for block in blocks], dim=-1)
-        rows = nn.functional.pad(noisy, (0, enhancer.row_length(noisy.shape[-1]) - noisy.shape[-1]))
+        rows = nn.functional.pad(noisy, (0, enhancer.framing.row_length(noisy.shape[-1]) - noisy.shape[-1]))
         rows /= rows.abs().max()
         answer = enhancer.run(rows, EnhanceOptions(mode="enhance", guard=True), [0])
         found[name] = rows, answer[:, 1], answer[:, 0]
@@ -194,8 +194,8 @@ def test_spans_say_when_in_the_recording_what_was_kept_and_why():
 def test_a_recording_of_many_segments_tells_of_music_once(enhancer):
     options = EnhanceOptions(guard=True, segment_seconds=6, overlap_seconds=0.5, context_seconds=0.5)
     recording = torch.cat([clean("kathleen_helicopter"), jingle(10.0), clean("gaelic_playground")])
-    analysis = Analysis(enhancer, RATE, 1, options, name="it")
-    synthesis = Synthesis(enhancer, options, name="it")
+    analysis = Analysis(enhancer.framing, RATE, 1, options, name="it")
+    synthesis = Synthesis(enhancer.framing, options, name="it")
     pieces = analysis.pieces([recording[None]])
     output = torch.cat(list(synthesis.blocks(Batcher(enhancer, options, 1).results(None, pieces))), dim=-1)
     music = [span for span in synthesis.replaced if span.reason == "music"]

@@ -13,7 +13,7 @@ from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.precision import resolve_precision
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis, layout_of
+from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Framing, Synthesis
 
 RATE = 44_100
 SHORT_SEGMENTS = EnhanceOptions(segment_seconds=3, overlap_seconds=0.25, context_seconds=0.25)
@@ -147,14 +147,14 @@ def test_the_output_does_not_depend_on_companions_in_the_batch(denoiser):
     alone = {name: stream(engine, waveform, TINY_SEGMENTS) for name, waveform in recordings.items()}
 
     batcher = Batcher(engine, TINY_SEGMENTS, batch_size=8)
-    analyses = {name: Analysis(engine, RATE, 1, TINY_SEGMENTS, name=name) for name in recordings}
+    analyses = {name: Analysis(engine.framing, RATE, 1, TINY_SEGMENTS, name=name) for name in recordings}
     pieces = [
         (name, piece) for name, analysis in analyses.items() for piece in analysis.push(recordings[name])
     ]
     pieces += [(name, piece) for name, analysis in analyses.items() for piece in analysis.finish()]
     results = [result for name, piece in pieces for result in batcher.add(name, piece)] + batcher.flush()
     for name in recordings:
-        synthesis = Synthesis(engine, TINY_SEGMENTS, name=name)
+        synthesis = Synthesis(engine.framing, TINY_SEGMENTS, name=name)
         blocks = [b for r in results if r.owner == name for b in synthesis.add(r.piece, r.output)]
         torch.testing.assert_close(torch.cat(blocks, dim=-1), alone[name], rtol=0, atol=1e-5)
 
@@ -171,10 +171,10 @@ def test_bfloat16_stays_within_30_db_of_float32(denoiser):
 def test_equal_segments_fill_batches_and_the_rest_runs_at_the_end():
     recorder = Recorder()
     engine = enhancer(recorder)
-    layout = layout_of(SHORT_SEGMENTS, 420)
+    layout = Framing().layout(SHORT_SEGMENTS)
     seconds = (layout.length + 6 * layout.hop - 100) / RATE  # the last is moved back, onto a frame
     stream(engine, speech_like(seconds), SHORT_SEGMENTS, batch_size=3)
-    row = engine.row_length(layout.length)
+    row = engine.framing.row_length(layout.length)
     assert recorder.shapes == [(3, row), (3, row), (1, row)]
 
 
@@ -187,14 +187,14 @@ def test_more_channels_than_a_batch_holds_run_in_several():
 
 
 def test_short_recordings_of_one_frame_count_share_a_row_length():
-    engine = enhancer()
-    assert engine.row_length(50 * 420) == engine.row_length(50 * 420 - 21) != engine.row_length(51 * 420)
-    assert engine.row_length(30 * RATE) == 30 * RATE + 441  # the reference's
+    row_length = Framing().row_length
+    assert row_length(50 * 420) == row_length(50 * 420 - 21) != row_length(51 * 420)
+    assert row_length(30 * RATE) == 30 * RATE + 441  # the reference's
 
 
 @pytest.mark.parametrize("samples", [1, 398, 399, 400, 819, 820, 841, 100_000])
 def test_whole_frames_of_a_row_cover_the_segment_and_are_enough_for_the_model(samples):
-    row = enhancer().row_length(samples)
+    row = Framing().row_length(samples)
     assert row >= 841
     assert row // 420 * 420 >= samples
 

@@ -69,7 +69,7 @@ class _Model:
     def facts(self) -> dict[str, Any]:
         """What others have to know of it."""
         enhancer = self._enhancer
-        return {"fingerprint": enhancer.fingerprint, "hop": enhancer.hop, "shortest": enhancer.shortest}
+        return {"fingerprint": enhancer.fingerprint, **dataclasses.asdict(enhancer.framing)}
 
     async def run(self, works: Sequence[Work]) -> list[NDArray[np.float32]]:
         """The model on each of ``works``: those of one length and one set of options as one batch."""
@@ -97,7 +97,7 @@ class _Model:
 
     def _check(self) -> None:
         """Run a short piece of noise; raises what a broken model or device raises."""
-        length = self._enhancer.row_length(int(_CHECKED_SECONDS * MODEL_RATE))
+        length = self._enhancer.framing.row_length(int(_CHECKED_SECONDS * MODEL_RATE))
         noise = np.random.default_rng(0).standard_normal((1, length), np.float32)
         options = EnhanceOptions(mode=self._mode, nfe=2)
         if not np.isfinite(self._run([Work(noise, 0, options)])[0]).all():

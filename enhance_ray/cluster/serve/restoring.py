@@ -31,7 +31,7 @@ from enhance_ray.cluster.serve.settings import Limits
 from enhance_ray.errors import EnhanceRayError
 from enhance_ray.files.run import cut_short
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Analysis, Enhancer, Piece, Result, Synthesis
+from enhance_ray.pipeline import Analysis, Framing, Piece, Result, Synthesis
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +138,8 @@ def answer_format(info: AudioInfo, wanted: str) -> audio.OutputFormat:
 class Models:
     """The models, seen from a recording."""
 
-    shape: Enhancer
-    """Has their frames; not run."""
+    framing: Framing
+    """Theirs."""
     ask: Ask
     """Hands a segment to them."""
     deadline: float = math.inf
@@ -194,8 +194,8 @@ def restored(
     name: str,
 ) -> Iterator[Tensor]:
     """What the models make of a recording, in blocks (channel, time) at 44.1 kHz; raises as `restore`."""
-    analysis = Analysis(models.shape, info.sample_rate, info.channels, options, name=name)
-    synthesis = Synthesis(models.shape, options, name=name)
+    analysis = Analysis(models.framing, info.sample_rate, info.channels, options, name=name)
+    synthesis = Synthesis(models.framing, options, name=name)
     pieces = analysis.pieces(map(torch.from_numpy, blocks))
     return synthesis.blocks(_Asking(models, options).results(pieces))
 
@@ -289,8 +289,8 @@ class Live:
         """
         self._models = models
         self._timeout = limits.timeout_seconds
-        self._analysis = Analysis(models.shape, sample_rate, 1, LIVE, name="the stream", live=True)
-        self._synthesis = Synthesis(models.shape, LIVE, name="the stream")
+        self._analysis = Analysis(models.framing, sample_rate, 1, LIVE, name="the stream", live=True)
+        self._synthesis = Synthesis(models.framing, LIVE, name="the stream")
 
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take samples (time,), full scale at 1; what is ready, (time,) each, at 44.1 kHz.

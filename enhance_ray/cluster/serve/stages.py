@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from typing import Any, Literal
 
-from torch import nn
-
 from enhance_ray.cluster.serve.models import Work
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.restoring import Models
-from enhance_ray.pipeline import Enhancer
+from enhance_ray.pipeline import Framing
 
 Mode = Literal["denoise", "enhance"]
 
@@ -48,14 +45,8 @@ class Stages:
         if mode not in self.facts():
             raise RequestError(409, "not_served", "this endpoint has a denoiser alone")
         ask = self._handles["denoise"].denoise.remote if mode == "denoise" else self._chained
-        return Models(self._shape(), ask, deadline, patient)
-
-    @functools.cache  # noqa: B019 - one for as long as the process lives
-    def _shape(self) -> Enhancer:
         facts = self.facts()["denoise"]
-        return Enhancer(
-            nn.Identity(), hop=facts["hop"], shortest=facts["shortest"], device="cpu", precision="fp32"
-        )
+        return Models(Framing(facts["hop"], facts["shortest"]), ask, deadline, patient)
 
     def _chained(self, work: Work) -> Any:
         enhancer = self._handles["enhance"]
