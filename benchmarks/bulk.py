@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from enhance_ray.cluster.bulk import BulkConfig, driver, plan, summary
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.files import enhance_files, plan_jobs
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.pipeline import Enhancer
 
 WARM_UP = 6
 """Files of an actor that are not counted: the first wait for what is loaded late."""

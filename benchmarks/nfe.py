@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from enhance_ray import config, evaluation, metrics
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.evaluation import EvaluateConfig
 from enhance_ray.options import MODEL_RATE, QUALITIES, EnhanceOptions
-from enhance_ray.pipeline import Enhancer
 from enhance_ray.training.examples import load_banks
 
 SETTINGS = Path(__file__).parents[1] / "configs" / "evaluate.yaml"

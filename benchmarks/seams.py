@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from enhance_ray.engine.framing import Framing
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Enhancer, Framing
 
 ROOT = Path(__file__).parents[1]
 CUTS = (30.0, 37.0)

@@ -37,8 +37,11 @@ from ray import serve
 from enhance_ray import audio
 from enhance_ray.audio.streaming import StreamEncoder
 from enhance_ray.cluster.serve import build
+from enhance_ray.engine.analysis import Analysis
+from enhance_ray.engine.batching import Batcher
+from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "noisy" / "kathleen_helicopter.flac"
 MODES = ("denoise", "enhance")

@@ -5,7 +5,7 @@
     enhancer = Enhancer.load()
     clean, sample_rate = enhancer.denoise(waveform, sample_rate)
 
-`cli` is the command line; `pipeline` the engine behind it; `training` makes the models.
+`cli` is the command line; `enhancer` and `engine` what is behind it; `training` makes the models.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from enhance_ray.errors import (
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 
 if TYPE_CHECKING:
+    from enhance_ray.enhancer import Enhancer
     from enhance_ray.files import enhance_files
-    from enhance_ray.pipeline import Enhancer
 
 __all__ = [
     "MODEL_RATE",
@@ -43,7 +43,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `--help` should not wait for it.
     if name == "Enhancer":
-        from enhance_ray.pipeline import Enhancer
+        from enhance_ray.enhancer import Enhancer
 
         return Enhancer
     if name == "enhance_files":

@@ -124,7 +124,7 @@ def _import_torch() -> None:
 def _load_enhancer(parsed: argparse.Namespace) -> Any:
     import torch
 
-    from enhance_ray.pipeline import Enhancer
+    from enhance_ray.enhancer import Enhancer
 
     if parsed.threads is not None:
         torch.set_num_threads(parsed.threads)
@@ -243,7 +243,7 @@ def _model_facts(model: str) -> dict[str, Any]:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from enhance_ray.pipeline import resolve_device
+    from enhance_ray.enhancer import resolve_device
     from enhance_ray.training import loop
     from enhance_ray.training.context import LocalContext
 

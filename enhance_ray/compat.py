@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(parsed: argparse.Namespace) -> int:
     from enhance_ray import resemble
+    from enhance_ray.enhancer import Enhancer
     from enhance_ray.files import Job, enhance_files
-    from enhance_ray.pipeline import Enhancer
 
     options = EnhanceOptions(
         mode="denoise" if parsed.denoise_only else "enhance",

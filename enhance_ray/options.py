@@ -59,7 +59,7 @@ class EnhanceOptions:
     """The only place where these names, ranges, defaults and explanations are written.
 
     Everything here changes the sound; what does not (device, batch size, threads) is an argument
-    of `pipeline.Enhancer` and `files.enhance_files`.
+    of `enhancer.Enhancer` and `files.enhance_files`.
 
     Raises:
         ConfigError: a value is out of its range.

@@ -17,7 +17,7 @@ import torch
 from enhance_ray import audio
 from enhance_ray.cluster.bulk import driver
 from enhance_ray.cluster.bulk.state import JobState
-from enhance_ray.pipeline import Enhancer
+from enhance_ray.enhancer import Enhancer
 
 POISON = "poison"
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from enhance_ray import metrics
+from enhance_ray.enhancer import resolve_device
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.evaluation import pairs
 from enhance_ray.evaluation.pairs import Item, Waveform
 from enhance_ray.evaluation.settings import EvaluateConfig
 from enhance_ray.evaluation.systems import Systems
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.pipeline import resolve_device
 from enhance_ray.training.examples import load_banks
 from enhance_ray.training.parallel import in_order
 

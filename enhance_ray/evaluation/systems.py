@@ -13,11 +13,11 @@ import numpy as np
 import yaml
 
 from enhance_ray import config, resemble
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
 from enhance_ray.evaluation.pairs import Pair, Waveform
 from enhance_ray.evaluation.settings import INPUT, EvaluateConfig, Mode, SystemConfig
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Enhancer
 
 Settings = TypeVar("Settings", bound=EvaluateConfig)
 

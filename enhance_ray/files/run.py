@@ -28,11 +28,14 @@ import torch
 
 from enhance_ray import audio, config, report
 from enhance_ray.dsp.levels import Meter
+from enhance_ray.engine.analysis import Analysis, Piece
+from enhance_ray.engine.batching import Batcher, Result
+from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.files.plan import Job, target_format
 from enhance_ray.files.scores import Scores
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Piece, Result, Synthesis
 from enhance_ray.report import Record
 
 Item = TypeVar("Item")

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from enhance_ray import metrics
+from enhance_ray.engine.analysis import Piece
 from enhance_ray.models import opinion
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.pipeline import Piece
 
 WINDOW = 6 * MODEL_RATE
 """Samples that are heard at once."""

@@ -34,10 +34,13 @@ from enhance_ray import audio
 from enhance_ray.client import Client, EndpointError
 from enhance_ray.cluster.serve import build
 from enhance_ray.cluster.serve.restoring import LIVE, is_lost_replica
+from enhance_ray.engine.analysis import Analysis
+from enhance_ray.engine.batching import Batcher
+from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
 from enhance_ray.files import enhance_files, plan_jobs
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "noisy" / "kathleen_helicopter.flac"
 ARGS = {

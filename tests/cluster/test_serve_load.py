@@ -20,7 +20,7 @@ from serving import pids, samples
 from enhance_ray import audio, config
 from enhance_ray.cluster.serve import application
 from enhance_ray.cluster.serve.settings import ServeConfig
-from enhance_ray.pipeline import Enhancer
+from enhance_ray.enhancer import Enhancer
 
 pytestmark = pytest.mark.timeout(900)
 

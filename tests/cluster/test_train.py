@@ -20,9 +20,9 @@ pytest.importorskip("ray")
 from enhance_ray import config
 from enhance_ray.cluster import train
 from enhance_ray.cluster.train import ClusterTrainConfig, fit
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Enhancer
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME, LocalContext
 

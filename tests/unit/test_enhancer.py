@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from small_models import SMALL_DENOISER, SMALL_ENHANCER, small_enhancer_net
 
 from enhance_ray import metrics
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.models.noise import noise_field
 from enhance_ray.models.vocoder import Vocoder, VocoderConfig
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Enhancer
 
 RATE = 44_100
 QUICK = EnhanceOptions(mode="enhance", nfe=2, segment_seconds=3.0, overlap_seconds=0.25, context_seconds=0.25)

@@ -12,10 +12,10 @@ from torch import nn
 
 from enhance_ray import config as settings_of
 from enhance_ray import evaluation
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.evaluation import EvaluateConfig, SystemConfig, pairs, systems, tables
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Enhancer
 from enhance_ray.training.examples import CorpusConfig, load_banks
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "corpus"

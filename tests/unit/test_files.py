@@ -23,10 +23,11 @@ from torch import nn
 
 from enhance_ray import audio, metrics, report
 from enhance_ray.dsp.segments import Segment
+from enhance_ray.engine.analysis import Piece
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
 from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, scores, target_format
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Enhancer, Piece
 
 RATE = 44_100
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -378,7 +379,8 @@ from pathlib import Path
 import torch
 from enhance_ray.files import enhance_files, plan_jobs
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Enhancer, Piece
+from enhance_ray.engine.analysis import Piece
+from enhance_ray.enhancer import Enhancer
 
 class Slow(torch.nn.Module):
     def forward(self, rows):

@@ -10,8 +10,11 @@ from music import jingle
 from torch import nn
 
 from enhance_ray import audio, guard
+from enhance_ray.engine.analysis import Analysis
+from enhance_ray.engine.batching import Batcher
+from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Synthesis
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 RATE = 44_100

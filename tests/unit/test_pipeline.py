@@ -6,14 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from enhance_ray import pipeline
 from enhance_ray.dsp.levels import Meter
 from enhance_ray.dsp.resample import resample
+from enhance_ray.engine import levels
+from enhance_ray.engine.analysis import Analysis
+from enhance_ray.engine.batching import Batcher
+from enhance_ray.engine.framing import Framing
+from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.precision import resolve_precision
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.pipeline import Analysis, Batcher, Enhancer, Framing, Synthesis
 
 RATE = 44_100
 SHORT_SEGMENTS = EnhanceOptions(segment_seconds=3, overlap_seconds=0.25, context_seconds=0.25)
@@ -251,7 +255,7 @@ def loudness(waveform):
 
 @pytest.mark.parametrize("in_memory", [2**20, 1_000])  # the second waits on the disk
 def test_a_loudness_target_is_met(in_memory, monkeypatch):
-    monkeypatch.setattr(pipeline, "_SPOOLED_IN_MEMORY", in_memory)
+    monkeypatch.setattr(levels, "_SPOOLED_IN_MEMORY", in_memory)
     waveform = speech_like(5, channels=2)
     output, _ = enhancer().denoise(waveform, RATE, EnhanceOptions(loudness=-30))
     assert loudness(output).loudness == pytest.approx(-30, abs=0.01)

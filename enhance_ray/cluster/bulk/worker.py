@@ -37,9 +37,9 @@ from enhance_ray.cluster.bulk.plan import output_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
 from enhance_ray.cluster.scratch import own_scratch
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError
 from enhance_ray.files import Job, Progress, enhance_files, output_extension
-from enhance_ray.pipeline import Enhancer
 from enhance_ray.report import Record
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from ray import serve
 
 from enhance_ray.cluster.serve.settings import ServeConfig, StageConfig
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Enhancer
 
 _CHECKED_SECONDS = 0.5
 
@@ -33,7 +33,7 @@ class Work:
     """A segment for a model."""
 
     rows: NDArray[np.float32]
-    """(channel, time), as `pipeline.Piece` has them."""
+    """(channel, time), as `engine.analysis.Piece` has them."""
     start: int
     """First sample in the recording."""
     options: EnhanceOptions

@@ -28,10 +28,13 @@ from enhance_ray.audio import AudioInfo
 from enhance_ray.audio.streaming import STREAMED, StreamEncoder
 from enhance_ray.cluster.serve.models import Work
 from enhance_ray.cluster.serve.settings import Limits
+from enhance_ray.engine.analysis import Analysis, Piece
+from enhance_ray.engine.batching import Result
+from enhance_ray.engine.framing import Framing
+from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.errors import EnhanceRayError
 from enhance_ray.files.run import cut_short
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
-from enhance_ray.pipeline import Analysis, Framing, Piece, Result, Synthesis
 
 logger = logging.getLogger(__name__)
 

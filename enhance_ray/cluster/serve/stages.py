@@ -9,7 +9,7 @@ from typing import Any, Literal
 from enhance_ray.cluster.serve.models import Work
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.restoring import Models
-from enhance_ray.pipeline import Framing
+from enhance_ray.engine.framing import Framing
 
 Mode = Literal["denoise", "enhance"]
 
