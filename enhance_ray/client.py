@@ -10,6 +10,7 @@ Needs httpx: pip install 'enhance-ray[client]'.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, Self
 import httpx
 
 from enhance_ray.errors import EnhanceRayError
+
+logger = logging.getLogger(__name__)
 
 _PATIENT = (429, 503)
 
@@ -58,6 +61,8 @@ class Client:
             source: a file, or its content.
             target: a file to write as the answer comes; its name does not choose the format.
             options: of `EnhanceOptions`.
+
+        What the endpoint warns of, such as a loudness that was missed, is logged.
 
         Returns:
             The answer; empty where it went to ``target``.
@@ -143,6 +148,7 @@ class Client:
     def _restore(
         self, mode: str, source: str | Path | bytes, target: str | Path | None, options: dict[str, Any]
     ) -> bytes:
+        name = "the recording" if isinstance(source, bytes) else str(source)
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         parameters = {name: str(value) for name, value in options.items()}
         for attempt in range(self._tries):
@@ -153,6 +159,10 @@ class Client:
                 if response.is_error:
                     response.read()
                 _check(response)
+                if warning := response.headers.get("X-Warning"):
+                    logger.warning(
+                        "%s: %s", "the recording" if isinstance(source, bytes) else source, warning
+                    )
                 if target is None:
                     return response.read()
                 _write(Path(target), response.iter_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import sys
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from enhance_ray import checkpoint, resemble
-from enhance_ray.engine.analysis import BLOCK_SECONDS, Analysis
+from enhance_ray.engine.analysis import BLOCK_SECONDS
 from enhance_ray.engine.batching import Batcher
 from enhance_ray.engine.framing import Framing
-from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.engine.restore import Restoration
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.memory import keep_large_blocks
 from enhance_ray.models import ode
@@ -262,17 +263,16 @@ class Enhancer:
         """
         options = options or EnhanceOptions()
         self.check(options)
-        analysis = Analysis(self.framing, sample_rate, channels, options, name=name)
-        synthesis = Synthesis(self.framing, options, name=name)
         batcher: Batcher[None] = Batcher(self, options, batch_size or self.batch_size)
+        send = functools.partial(batcher.results, None)
+        restoration = Restoration(self.framing, send, sample_rate, channels, options, name=name)
         remaining = iter(blocks)
         first = list(itertools.islice(remaining, 1))
         as_numpy = any(isinstance(block, np.ndarray) for block in first)
-        pieces = analysis.pieces(map(_as_tensor, itertools.chain(first, remaining)))
-        for output in synthesis.blocks(batcher.results(None, pieces)):
+        for output in restoration.blocks(map(_as_tensor, itertools.chain(first, remaining))):
             yield cast(Waveform, output.numpy() if as_numpy else output)
-        if synthesis.warning:
-            logger.warning("%s: %s", name, synthesis.warning)
+        if warning := restoration.facts().warning:
+            logger.warning("%s: %s", name, warning)
 
     @torch.inference_mode()
     def run(

@@ -4,6 +4,7 @@
     ├── ConfigError             a setting, option or command is wrong: nothing was started
     ├── CheckpointError         a model folder or checkpoint cannot be used
     ├── AudioError              one input cannot be used
+    │   ├── ModelFailedError        ... because the model gives no numbers for it
     │   ├── AudioReadError          ... because it cannot be decoded
     │   │   └── StorageReadError        ... because its storage does not give it
     │   └── AudioWriteError         ... because its output cannot be written
@@ -80,6 +81,16 @@ class AudioWriteError(AudioError):
 
     action = "write"
     code = "audio_unwritable"
+
+
+class ModelFailedError(AudioError):
+    """The model gives NaN or infinite samples for an input: either is unlike what it can take."""
+
+    action = "restore"
+    code = "model_failed"
+
+    def __init__(self, path: str | Path, reason: str = "the model gave NaN or infinite samples") -> None:
+        super().__init__(path, reason)
 
 
 class StorageReadError(AudioReadError):

@@ -72,6 +72,11 @@ class Analysis:
         """Of the pieces."""
         return 1 if self._mono else self._channels
 
+    @property
+    def seconds(self) -> float:
+        """Of the recording that have come so far."""
+        return self._received / self._sample_rate
+
     def pieces(self, blocks: Iterable[Tensor]) -> Iterator[Piece]:
         """The pieces of a recording that has these (channel, time) ``blocks``: `push` and `finish` in one."""
         for block in blocks:

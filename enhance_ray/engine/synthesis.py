@@ -14,6 +14,7 @@ from enhance_ray.engine.analysis import Piece
 from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
 from enhance_ray.engine.levels import LoudnessSpool
+from enhance_ray.errors import ModelFailedError
 from enhance_ray.options import EnhanceOptions
 
 
@@ -64,10 +65,10 @@ class Synthesis:
         """Take the model's ``output`` for the next ``piece``; return the (channel, time) blocks now final.
 
         Raises:
-            FloatingPointError: the output holds NaN or infinite samples: the model is broken.
+            ModelFailedError: the output holds NaN or infinite samples.
         """
         if not output.isfinite().all():
-            raise FloatingPointError(f"the model gave NaN or infinite samples for {self._name}")
+            raise ModelFailedError(self._name)
         choice = None
         if self._options.guard:
             denoised, enhanced = (output, None) if output.ndim == 2 else (output[:, 1], output[:, 0])

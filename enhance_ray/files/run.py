@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import queue
 import threading
@@ -27,14 +28,12 @@ from typing import Any, TypeVar
 import torch
 
 from enhance_ray import audio, config, report
-from enhance_ray.dsp.levels import Meter
-from enhance_ray.engine.analysis import Analysis, Piece
+from enhance_ray.engine.analysis import Piece
 from enhance_ray.engine.batching import Batcher, Result
-from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.engine.restore import Restoration
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.files.plan import Job, target_format
-from enhance_ray.files.scores import Scores
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.report import Record
 
@@ -42,7 +41,6 @@ Item = TypeVar("Item")
 _Stages = defaultdict[str, float]
 
 _LOOK_SECONDS = 0.2  # between looks at whether to stop
-_WRITTEN_SECONDS = 1  # of output at once: meters and encoders make copies, some in float64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +104,7 @@ def enhance_files(
         patience: for how many seconds a remote storage that fails is asked again, at growing intervals.
         force: replace outputs that exist.
         partial: keep what could be decoded of a damaged input; the record carries a warning.
-        scores: have records say how good input and output sound (see `files.scores`).
+        scores: have records say how good input and output sound (see `engine.scores`).
         done: records of an earlier run by input (see `done_before`). Such a job becomes a record with
             status "skipped", if its output is the same and still exists.
         report_path: JSON-lines report to which each record is appended the moment its output is in
@@ -325,27 +323,27 @@ class _FileWork:
         with audio.decode(job.input, partial=self._partial, patience=self._patience) as decoder:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
-            analysis = Analysis(
-                self.enhancer.framing, info.sample_rate, info.channels, self.options, name=job.input
+            restoration = Restoration(
+                self.enhancer.framing,
+                functools.partial(self._through_model, stages),
+                info.sample_rate,
+                info.channels,
+                self.options,
+                name=job.input,
+                levels=True,
+                scores=self._scores,
             )
-            scores = Scores() if self._scores else None
-            synthesis = Synthesis(
-                self.enhancer.framing, self.options, name=job.input, listener=scores.hear if scores else None
-            )
-            meter_in = Meter(info.sample_rate, info.channels)
-            meter_out = Meter(MODEL_RATE, analysis.channels)
             with audio.encode(
                 job.output,
                 sample_rate=MODEL_RATE,
-                channels=analysis.channels,
+                channels=restoration.channels,
                 target=target_format(info, job.output, self.options.format),
                 tags=info.tags,
                 force=self._force,
                 patience=self._patience,
             ) as encoder:
                 blocks = map(torch.from_numpy, _timed(decoder, stages, "decode"))
-                results = self._through_model(analysis.pieces(_metered(blocks, meter_in)), stages)
-                for block in _metered(cut_short(synthesis.blocks(results)), meter_out):
+                for block in restoration.blocks(blocks):
                     self._leave_if_stopping()
                     with _clocked(stages, "encode"):
                         encoder.write(block.numpy())
@@ -359,24 +357,17 @@ class _FileWork:
             input=job.input,
             output=job.output,
             status="done",
-            warning="; ".join(filter(None, [decoder.warning, synthesis.warning])) or None,
-            scores=scores.result() if scores else {},
-            guard=[dataclasses.asdict(span) for span in synthesis.replaced],
-            seconds=meter_in.seconds,
             seconds_spent=spent,
             stages=dict(stages),
             output_bytes=encoder.bytes,
             sample_rate=info.sample_rate,
             channels=info.channels,
-            peak_in=_finite(meter_in.peak),
-            peak_out=_finite(meter_out.peak),
-            loudness_in=_finite(meter_in.loudness),
-            loudness_out=_finite(meter_out.loudness),
             model=self.enhancer.fingerprint,
             options=self._options_tree,
+            **dataclasses.asdict(restoration.facts(decoder.warning)),
         )
 
-    def _through_model(self, pieces: Iterable[Piece], stages: _Stages) -> Iterator[Result[Any]]:
+    def _through_model(self, stages: _Stages, pieces: Iterable[Piece]) -> Iterator[Result[Any]]:
         """Results in the order of ``pieces``; as many rows as a batch has are with the model at a time."""
 
         def answer(future: Future[Result[Any]]) -> Result[Any]:
@@ -472,19 +463,3 @@ def _clocked(stages: _Stages, stage: str) -> Iterator[None]:
         yield
     finally:
         stages[stage] += time.perf_counter() - started
-
-
-def _metered(blocks: Iterable[torch.Tensor], meter: Meter) -> Iterator[torch.Tensor]:
-    for block in blocks:
-        meter.push(block)
-        yield block
-
-
-def cut_short(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """The same samples, a second at most at once."""
-    for block in blocks:
-        yield from block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1)
-
-
-def _finite(level: float) -> float | None:
-    return level if math.isfinite(level) else None

@@ -67,7 +67,7 @@ OPINIONS = {
     )
     for scale in ("sig", "bak", "ovrl")
 }
-"""What records of many recordings carry (`files.scores`): a small net's estimate of DNSMOS."""
+"""What records of many recordings carry (`engine.scores`): a small net's estimate of DNSMOS."""
 RECORDED = {**METRICS, **OPINIONS}
 """Everything that `report.Record.scores` may hold."""
 

@@ -23,10 +23,11 @@ from torch import nn
 
 from enhance_ray import audio, metrics, report
 from enhance_ray.dsp.segments import Segment
+from enhance_ray.engine import scores
 from enhance_ray.engine.analysis import Piece
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
-from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, scores, target_format
+from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, target_format
 from enhance_ray.options import EnhanceOptions
 
 RATE = 44_100
@@ -279,14 +280,30 @@ def test_a_bug_in_the_model_stops_the_run_without_torn_outputs(folder):
 
 
 def test_a_bug_in_a_file_thread_stops_the_run_too(folder, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("enhance_ray.files.run.Meter", broken)
+    monkeypatch.setattr("enhance_ray.files.run.Restoration", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run(folder)
     assert not file_threads()
     assert outputs(folder) == []
+
+
+def test_a_recording_on_which_the_model_fails_costs_no_other_one(folder):
+    class FailsOnLoud(nn.Module):
+        def forward(self, rows):
+            return rows / (rows.mean(dim=-1, keepdim=True).abs() < 0.5)
+
+    constant = folder / "in" / "constant.wav"
+    soundfile.write(constant, np.full(RATE, 0.5, np.float32), RATE)
+    records = {Path(record.input).name: record for record in run(folder, FailsOnLoud())}
+    failed = records.pop("constant.wav")
+    assert (failed.status, failed.code) == ("failed", "model_failed")
+    assert failed.reason == "the model gave NaN or infinite samples"
+    assert not (folder / "out" / "constant.wav").exists()
+    assert any(record.status == "done" for record in records.values())
+    assert all(record.code != "model_failed" for record in records.values())
 
 
 def test_a_broken_source_of_jobs_stops_the_run(tmp_path):

@@ -14,7 +14,7 @@ from enhance_ray.engine.batching import Batcher
 from enhance_ray.engine.framing import Framing
 from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.enhancer import Enhancer
-from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.errors import AudioError, ConfigError, ModelFailedError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.precision import resolve_precision
 from enhance_ray.options import EnhanceOptions
@@ -310,7 +310,7 @@ def test_a_broken_model_never_writes_what_is_no_number():
         def forward(self, rows):
             return rows * math.nan
 
-    with pytest.raises(FloatingPointError, match="the model gave NaN"):
+    with pytest.raises(ModelFailedError, match="cannot restore the waveform: the model gave NaN"):
         enhancer(Broken()).denoise(speech_like(1), RATE)
 
 

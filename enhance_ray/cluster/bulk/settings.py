@@ -32,7 +32,7 @@ class BulkConfig:
     partial: bool = False
     """Keep what can be decoded of damaged inputs; their records carry a warning."""
     scores: bool = False
-    """Have records say how good inputs and outputs sound, before and after (`files.scores`)."""
+    """Have records say how good inputs and outputs sound, before and after (`engine.scores`)."""
 
     actors: int | tuple[int, int] = 1
     """Copies of the model; a range [least, most] follows the cluster's size."""

@@ -33,6 +33,7 @@ from enhance_ray.cluster.serve import reading, restoring
 from enhance_ray.cluster.serve.refusals import RequestError, as_request_error
 from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
+from enhance_ray.engine.restore import Restoration
 from enhance_ray.options import EnhanceOptions
 
 T = TypeVar("T")
@@ -153,8 +154,8 @@ class Ingress:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self._gate(client))
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="enhance-ray-serve-"))
-                upload, options, target, chunks = await self._begin(request, mode, f"{folder}/upload")
-                answer = _Answer(chunks, stack.pop_all())
+                upload, options, target, restored = await self._begin(request, mode, f"{folder}/upload")
+                answer = _Answer(restoring.encoded(upload, restored, target), stack.pop_all())
             started = time.monotonic()
             # Headers are sent when something is there to be heard: until then an error has a status.
             first = await self._thread(answer.next)
@@ -172,11 +173,13 @@ class Ingress:
         self.metrics.first.labels(mode).observe(waited)
         headers = {
             "X-Audio-Seconds": f"{upload.seconds:.6f}",
-            "X-Channels": str(restoring.answer_channels(upload.info, options)),
+            "X-Channels": str(restored.channels),
             "X-Model": self._stages.facts()[mode]["fingerprint"],
             # Of what there is until now: the first segment.
             "X-RTF": f"{waited / min(upload.seconds, options.segment_seconds):.4f}",
         }
+        if warning := restored.facts(upload.warning).warning:
+            headers["X-Warning"] = " ".join(warning.encode("ascii", "replace").decode().split())
         media = "audio/ogg" if target.container == "ogg" else reading.MEDIA_TYPES[target.container]
         return StreamingResponse(self._stream(first, answer), media_type=media, headers=headers)
 
@@ -244,7 +247,7 @@ class Ingress:
 
     async def _begin(
         self, request: Request, mode: Mode, path: str
-    ) -> tuple[restoring.Upload, EnhanceOptions, OutputFormat, Iterator[bytes]]:
+    ) -> tuple[restoring.Upload, EnhanceOptions, OutputFormat, Restoration]:
         given = dict(request.query_params) | await reading.read_body(request, path, self.settings)
         given["format"] = reading.wanted_format(given, request.headers.get("accept", ""))
         options = reading.options_of(given, mode, self.settings)
@@ -252,7 +255,8 @@ class Ingress:
         models = await self._thread(self._stages.models, mode, time.monotonic() + limits.timeout_seconds)
         upload = await self._thread(restoring.examine, path, limits)
         target = restoring.answer_format(upload.info, options.format)
-        return upload, options, target, restoring.restore(upload, options, models, target)
+        restored = restoring.restoration(upload.info, options, models, name="the upload")
+        return upload, options, target, restored
 
 
 class _Answer:

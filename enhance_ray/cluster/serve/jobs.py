@@ -10,6 +10,7 @@ version, leaves nothing behind: the next one goes on with what is open. An outpu
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import re
 import secrets
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 from ray import serve
 
@@ -31,7 +33,6 @@ from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
 from enhance_ray.errors import AudioError, EnhanceRayError
 from enhance_ray.files import target_format
-from enhance_ray.files.run import cut_short
 from enhance_ray.options import MODEL_RATE
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,16 @@ class Recording(Pair):
     """Of audio, once it is known."""
     error: str | None = None
     reason: str | None = None
+    warning: str | None = None
+    """What is not as it should be with an output all the same."""
+    guard: list[dict[str, JsonValue]] = Field(default_factory=list)
+    """Where a guard kept another version than the one asked for: start, stop (s) and what was kept."""
+    peak_in: float | None = None
+    """dBFS, before and after; None in silence."""
+    peak_out: float | None = None
+    loudness_in: float | None = None
+    """LUFS (ITU-R BS.1770-4), before and after; None where all is below the gate."""
+    loudness_out: float | None = None
 
 
 class Job(BaseModel):
@@ -270,24 +281,28 @@ class JobsDeployment:
         with audio.decode(recording.input, patience=patience) as decoder:
             info = decoder.info
             recording.seconds = info.seconds
+            restored = restoring.restoration(info, options, models, name=recording.input, levels=True)
             with audio.encode(
                 recording.output,
                 sample_rate=MODEL_RATE,
-                channels=restoring.answer_channels(info, options),
+                channels=restored.channels,
                 target=target_format(info, recording.output, options.format),
                 tags=info.tags,
                 force=True,  # what was there had been looked for when the job was taken
                 patience=patience,
             ) as encoder:
                 seconds = 0.0
-                blocks = restoring.restored(info, decoder, options, models, name=recording.input)
-                for block in cut_short(blocks):
+                for block in restored.blocks(map(torch.from_numpy, decoder)):
                     if running.cancelled.is_set():
                         raise _Cancelled
                     encoder.write(block.numpy())
                     seconds += block.shape[1] / MODEL_RATE
                     recording.progress = min(0.999, seconds / info.seconds) if info.seconds else 0.0
-        recording.seconds = seconds
+            facts = restored.facts(decoder.warning)
+        recording.seconds, recording.warning = seconds, facts.warning
+        recording.guard = [dataclasses.asdict(span) for span in facts.guard]
+        recording.peak_in, recording.peak_out = facts.peak_in, facts.peak_out
+        recording.loudness_in, recording.loudness_out = facts.loudness_in, facts.loudness_out
 
     def _note(self, running: _Running) -> None:
         """Write down how far a job is; move it to the others if that is its end."""

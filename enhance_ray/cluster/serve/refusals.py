@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from enhance_ray.cluster.serve import restoring
-from enhance_ray.errors import AudioError, ConfigError, EnhanceRayError
+from enhance_ray.errors import AudioError, ConfigError, EnhanceRayError, ModelFailedError
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ _REFUSALS: list[tuple[type[BaseException], int, str | None, str | None]] = [
     (restoring.TimedOutError, 504, None, None),
     (TimeoutError, 504, "timed_out", "the answer took longer than allowed"),
     (restoring.ModelsLostError, 503, None, None),
+    (ModelFailedError, 500, None, None),
     (AudioError, 422, None, None),
     (ConfigError, 400, None, None),
     (ClientDisconnect, 499, "gone", "the client went away"),

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,6 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.serve.exceptions import BackPressureError, RayServeException
-from torch import Tensor
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo
@@ -31,9 +30,9 @@ from enhance_ray.cluster.serve.settings import Limits
 from enhance_ray.engine.analysis import Analysis, Piece
 from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
+from enhance_ray.engine.restore import Restoration
 from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.errors import EnhanceRayError
-from enhance_ray.files.run import cut_short
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 
 logger = logging.getLogger(__name__)
@@ -86,6 +85,8 @@ class Upload:
     info: AudioInfo
     frames: int
     """Samples per channel."""
+    warning: str | None = None
+    """What the decoder found."""
     blocks: list[NDArray[np.float32]] | None = None
     """All of them (channel, time), if there are few."""
 
@@ -116,7 +117,7 @@ def examine(path: str, limits: Limits) -> Upload:
             _check_seconds(frames / info.sample_rate, limits)
             if blocks is not None:
                 blocks = [*blocks, block] if frames * info.channels <= _KEPT_SAMPLES else None
-    return Upload(path, info, frames, blocks)
+    return Upload(path, info, frames, decoder.warning, blocks)
 
 
 def _check_seconds(seconds: float, limits: Limits) -> None:
@@ -151,56 +152,37 @@ class Models:
     """Wait where they have too much to do, instead of refusing the first segment."""
 
 
-def restore(
-    upload: Upload, options: EnhanceOptions, models: Models, target: audio.OutputFormat
-) -> Iterator[bytes]:
-    """The bytes of the answer, as they are ready; closing it takes back what the models were asked.
-
-    Args:
-        upload: the recording.
-        options: what is to be done.
-        models: that do it.
-        target: format of the answer.
+def restoration(
+    info: AudioInfo, options: EnhanceOptions, models: Models, *, name: str, levels: bool = False
+) -> Restoration:
+    """A recording on its way to the models and back. Beside what the engine raises, its blocks raise
 
     Raises:
         BackPressureError: the models have too much to do to begin.
         TimedOutError: the deadline has passed.
         ModelsLostError: replicas died, again and again.
     """
+    send = _Asking(models, options).results
+    return Restoration(
+        models.framing, send, info.sample_rate, info.channels, options, name=name, levels=levels
+    )
+
+
+def encoded(upload: Upload, restored: Restoration, target: audio.OutputFormat) -> Iterator[bytes]:
+    """The bytes of the answer, as they are ready; closing it takes back what the models were asked."""
     info = upload.info
-    frames = -(-upload.frames * MODEL_RATE // info.sample_rate)
     encoder = StreamEncoder(
         sample_rate=MODEL_RATE,
-        channels=answer_channels(info, options),
-        frames=frames,
+        channels=restored.channels,
+        frames=-(-upload.frames * MODEL_RATE // info.sample_rate),
         target=target,
         tags=info.tags,
     )
     with audio.decode(upload.path) if upload.blocks is None else nullcontext(upload.blocks) as blocks:
-        for block in restored(info, blocks, options, models, name="the upload"):
-            if data := b"".join(encoder.write(second.numpy()) for second in cut_short([block])):
+        for block in restored.blocks(map(torch.from_numpy, blocks)):
+            if data := encoder.write(block.numpy()):
                 yield data
     yield encoder.finish()
-
-
-def answer_channels(info: AudioInfo, options: EnhanceOptions) -> int:
-    """How many channels an answer has."""
-    return 1 if options.channels == "mono" else info.channels
-
-
-def restored(
-    info: AudioInfo,
-    blocks: Iterable[NDArray[np.float32]],
-    options: EnhanceOptions,
-    models: Models,
-    *,
-    name: str,
-) -> Iterator[Tensor]:
-    """What the models make of a recording, in blocks (channel, time) at 44.1 kHz; raises as `restore`."""
-    analysis = Analysis(models.framing, info.sample_rate, info.channels, options, name=name)
-    synthesis = Synthesis(models.framing, options, name=name)
-    pieces = analysis.pieces(map(torch.from_numpy, blocks))
-    return synthesis.blocks(_Asking(models, options).results(pieces))
 
 
 class _Asking:

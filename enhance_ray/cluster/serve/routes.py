@@ -43,6 +43,14 @@ class Error(BaseModel):
     """A sentence."""
 
 
+_HEADERS = {
+    "X-Audio-Seconds": "length of the recording",
+    "X-Channels": "of the answer",
+    "X-Model": "fingerprint of the model",
+    "X-RTF": "seconds for each second of the first segment",
+    "X-Warning": "what is not as it should be all the same, such as a loudness that was missed",
+}
+
 _MEANINGS: dict[int, str] = {
     400: "an option is wrong, the body is empty, or the form cannot be read",
     401: "a token is needed",
@@ -77,7 +85,7 @@ def create_api(ingress: Ingress) -> FastAPI:
             allow_origins=settings.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["X-Audio-Seconds", "X-Channels", "X-Model", "X-RTF", "Retry-After", "Location"],
+            expose_headers=[*_HEADERS, "Retry-After", "Location"],
         )
     api.mount("/web", StaticFiles(directory=WEB))
     _add_restoring(api, ingress)
@@ -176,17 +184,11 @@ def _restoring_description() -> dict[str, Any]:
     options = {name: option for name, option in _options().items() if name != "mode"}
     fields = {"file": sound["schema"], **{name: option["schema"] for name, option in options.items()}}
     form = {"type": "object", "required": ["file"], "properties": fields}
-    headers = {
-        "X-Audio-Seconds": "length of the recording",
-        "X-Channels": "of the answer",
-        "X-Model": "fingerprint of the model",
-        "X-RTF": "seconds for each second of the first segment",
-    }
     answer = {
         "description": "the restored recording, sent as it comes",
         "content": dict.fromkeys(reading.MEDIA_TYPES.values(), sound),
         "headers": {
-            name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
+            name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
         },
     }
     return {

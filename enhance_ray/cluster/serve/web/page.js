@@ -100,7 +100,8 @@ at("form").onsubmit = async event => {
     }
     const blob = new Blob(chunks, { type: response.headers.get("Content-Type") });
     await show(state.file, blob, `${state.file.name.replace(/\.[^.]*$/, "")}-${mode}d.${format}`);
-    say(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+    const warning = response.headers.get("X-Warning");
+    say(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s${warning ? `. Note: ${warning}` : ""}`);
   } catch (error) {
     say(error.message, true);
   } finally {

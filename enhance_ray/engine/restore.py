@@ -1,0 +1,132 @@
+"""One recording's way through the engine: the same for a file, a bulk job, a request, a job of the endpoint.
+
+decoded blocks -> Analysis -> whoever runs the model -> Synthesis -> blocks, and what there is to tell
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from enhance_ray.dsp.levels import Meter
+from enhance_ray.engine.analysis import Analysis, Piece
+from enhance_ray.engine.batching import Result
+from enhance_ray.engine.framing import Framing
+from enhance_ray.engine.scores import Scores
+from enhance_ray.engine.synthesis import Synthesis
+from enhance_ray.guard import Span
+from enhance_ray.options import MODEL_RATE, EnhanceOptions
+
+Sender = Callable[[Iterator[Piece]], Iterator[Result[Any]]]
+"""Who runs the model, a batcher in this process or replicas of Ray Serve: answers in the order of pieces."""
+
+_WRITTEN_SECONDS = 1  # of output at once: meters and encoders make copies, some in float64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What there is to tell of a recording that was restored, under the names of `report.Record`."""
+
+    seconds: float
+    """Length of the recording."""
+    warning: str | None = None
+    """What the user should know."""
+    guard: list[Span] = field(default_factory=list)
+    """What a guard kept of another version, in the order of time."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Estimates of what listeners would say, before and after (see `engine.scores`)."""
+    peak_in: float | None = None
+    """dBFS; None where it was not measured, or is silent."""
+    peak_out: float | None = None
+    loudness_in: float | None = None
+    """LUFS; None where it was not measured, or is too short or silent."""
+    loudness_out: float | None = None
+
+
+class Restoration:
+    """One recording on its way."""
+
+    def __init__(
+        self,
+        framing: Framing,
+        send: Sender,
+        sample_rate: int,
+        channels: int,
+        options: EnhanceOptions,
+        *,
+        name: str,
+        levels: bool = False,
+        scores: bool = False,
+    ) -> None:
+        """Begin.
+
+        Args:
+            framing: of the model.
+            send: to whoever runs it.
+            sample_rate: of the recording, in Hz.
+            channels: of the recording.
+            options: what to do.
+            name: what errors call the recording.
+            levels: measure peak and loudness of both sides.
+            scores: estimate how good both sides sound.
+        """
+        self._send = send
+        self._analysis = Analysis(framing, sample_rate, channels, options, name=name)
+        self._scores = Scores() if scores else None
+        listener = self._scores.hear if self._scores else None
+        self._synthesis = Synthesis(framing, options, name=name, listener=listener)
+        self._before = Meter(sample_rate, channels) if levels else None
+        self._after = Meter(MODEL_RATE, self.channels) if levels else None
+
+    @property
+    def channels(self) -> int:
+        """Of the restored recording."""
+        return self._analysis.channels
+
+    def blocks(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Restore the recording that has these (channel, time) ``blocks``.
+
+        Yields:
+            (channel, time) at 44.1 kHz, at most a second each.
+
+        Raises:
+            AudioError: the recording is empty, or a sample is NaN or infinite; or the model failed on it.
+            ConfigError: a block has not the channels that were announced.
+        """
+        pieces = self._analysis.pieces(_metered(blocks, self._before))
+        restored = self._synthesis.blocks(self._send(pieces))
+        yield from _metered(
+            (part for block in restored for part in block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1)),
+            self._after,
+        )
+
+    def facts(self, *warnings: str | None) -> Facts:
+        """What is known: with the first block a missed loudness, with the last one everything.
+
+        Args:
+            warnings: of others, such as the decoder.
+        """
+        levels = {
+            f"{name}_{side}": getattr(meter, name) if math.isfinite(getattr(meter, name)) else None
+            for side, meter in (("in", self._before), ("out", self._after))
+            if meter is not None
+            for name in ("peak", "loudness")
+        }
+        return Facts(
+            seconds=self._analysis.seconds,
+            warning="; ".join(filter(None, [*warnings, self._synthesis.warning])) or None,
+            guard=self._synthesis.replaced,
+            scores=self._scores.result() if self._scores else {},
+            **levels,
+        )
+
+
+def _metered(blocks: Iterable[Tensor], meter: Meter | None) -> Iterator[Tensor]:
+    for block in blocks:
+        if meter is not None:
+            meter.push(block)
+        yield block
