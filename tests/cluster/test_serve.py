@@ -381,6 +381,24 @@ def test_a_job_goes_from_storage_to_storage(client, shows, tmp_path):
         client.job(job["id"])
 
 
+def test_a_loudness_that_is_missed_is_told_alike_by_files_requests_and_jobs(url, client, shows, tmp_path):
+    shows.put_file(str(SAMPLE), "tests/shows/loud.flac")
+    jobs = plan_jobs(str(SAMPLE), str(tmp_path / "loud.flac"))
+    (record,) = enhance_files(jobs, Enhancer.load(denoiser_only=True), EnhanceOptions(loudness=-1))
+    answer = httpx.post(f"{url}/v1/denoise", params={"loudness": -1}, content=SAMPLE.read_bytes(), timeout=60)
+    job = client.submit(**order("loud.flac"), options={"loudness": -1})
+    (recording,) = client.wait(job["id"], poll_seconds=0.2)["recordings"]
+
+    assert "with more gain its peaks would pass -1 dBFS" in record.warning
+    assert answer.headers["X-Warning"] == recording["warning"] == record.warning
+    for level in ("peak_in", "peak_out", "loudness_in", "loudness_out"):
+        assert recording[level] == pytest.approx(getattr(record, level), abs=0.01)
+    shows.invalidate_cache()
+    expected, _ = samples((tmp_path / "loud.flac").read_bytes())
+    for content in (answer.content, shows.cat_file("tests/shows/out/loud.flac")):
+        np.testing.assert_allclose(samples(content)[0], expected, atol=1e-2)
+
+
 @pytest.mark.drill("the jobs' process")
 def test_a_job_outlives_the_process_that_works_on_it(client, shows):
     job = client.submit(**order("long.flac", replace=True))
