@@ -150,7 +150,7 @@ class Client:
     ) -> bytes:
         name = "the recording" if isinstance(source, bytes) else str(source)
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        parameters = {name: str(value) for name, value in options.items()}
+        parameters = {option: str(value) for option, value in options.items()}
         for attempt in range(self._tries):
             with self._http.stream("POST", f"/v1/{mode}", params=parameters, content=content) as response:
                 if response.status_code in _PATIENT and attempt + 1 < self._tries:
@@ -160,9 +160,7 @@ class Client:
                     response.read()
                 _check(response)
                 if warning := response.headers.get("X-Warning"):
-                    logger.warning(
-                        "%s: %s", "the recording" if isinstance(source, bytes) else source, warning
-                    )
+                    logger.warning("%s: %s", name, warning)
                 if target is None:
                     return response.read()
                 _write(Path(target), response.iter_bytes)
