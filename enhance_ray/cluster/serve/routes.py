@@ -61,6 +61,7 @@ _MEANINGS: dict[int, str] = {
     415: "the format asked for cannot be given",
     422: "the recording cannot be read, or the body is not of this form",
     429: "too many requests of this client are under way; Retry-After says when to come again",
+    500: "the model fails on this recording, or something went wrong here",
     503: "too busy or not ready; Retry-After says when to come again",
     504: "it took longer than allowed",
 }
