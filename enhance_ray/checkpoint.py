@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.resources
+import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,22 @@ CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, STATE_NAME = (
 )
 DEFAULT = "default"
 """The name that stands for the model in this package."""
+
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+"""What readers of weights raise for a damaged file: whatever its bytes happen to say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +251,7 @@ def read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
             return {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
     except FileNotFoundError as error:
         raise CheckpointError(path.parent, f"{path.name} is missing") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except DAMAGED as error:
         raise CheckpointError(path, f"it is damaged or no safetensors file ({error})") from error
 
 
@@ -254,7 +271,7 @@ def save(
         model_config: sizes of the networks.
         weights: state dict.
         half: store float16, half the size; `load` gives float32 again.
-        card: text of ``card.md``.
+        card: text of ``card.md``; pictures of the older folder that it names stay.
         state: what training needs to go on, saved with `torch.save`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -268,15 +285,30 @@ def save(
         (temporary / WEIGHTS_NAME).chmod(0o644)  # safetensors lets nobody else read it
         if card is not None:
             (temporary / CARD_NAME).write_text(card, encoding="utf-8")
+            for picture in folder.glob("*.png"):
+                if picture.name in card:
+                    shutil.copy2(picture, temporary)
         if state is not None:
             torch.save(dict(state), temporary / STATE_NAME)
         temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
+        _put_in_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Give ``new`` the name ``folder``; what had it is removed when that is done, and never before."""
+    old = new.with_name(f"{new.name}-old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -287,12 +319,22 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / STATE_NAME
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(folder, f"{STATE_NAME} is missing: it can be used, but not resumed") from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(path, f"it is damaged ({error})") from error
+    except DAMAGED as error:
+        raise CheckpointError(path, f"it is damaged ({first_line(error)})") from error
+    if not isinstance(state, dict) or not state.keys() >= _STATE_KEYS:
+        raise CheckpointError(path, "it is no training state of this version")
     return state
+
+
+_STATE_KEYS = {"examples", "weights", "learners", "others"}
+
+
+def first_line(error: BaseException) -> str:
+    """Of what ``error`` says, which may be a page; its name if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def read_others(model: str) -> dict[str, dict[str, Tensor]]:

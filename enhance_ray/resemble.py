@@ -195,8 +195,8 @@ def read_tensors(folder: Path, *, prefix: str = "") -> dict[str, Tensor]:
         raise CheckpointError(folder, f"{path.relative_to(folder)} is missing") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(path, "it carries code besides tensors, and is not opened") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(path, f"it is damaged or truncated ({str(error).splitlines()[0]})") from error
+    except checkpoint.DAMAGED as error:
+        raise CheckpointError(path, f"it is damaged or truncated ({checkpoint.first_line(error)})") from error
     module = content.get("module") if isinstance(content, dict) else None
     if not isinstance(module, dict) or not all(isinstance(tensor, Tensor) for tensor in module.values()):
         raise CheckpointError(path, "it has no tensors under 'module'")

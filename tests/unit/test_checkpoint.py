@@ -1,5 +1,6 @@
 """Model folders."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,3 +128,56 @@ def test_a_failed_save_leaves_the_old_folder_and_nothing_else(folder):
         checkpoint.save(folder, ModelConfig(denoiser=SMALL), {"x": "not a tensor"})
     assert checkpoint.load(folder).fingerprint == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_save_whose_last_step_fails_leaves_the_old_folder(folder, monkeypatch):
+    before = checkpoint.load(folder).fingerprint
+    model = checkpoint.load(folder)
+    original = type(folder).rename
+    renamed = []
+
+    def rename(self, target):
+        renamed.append(self)
+        if len(renamed) == 2:  # the first takes the old folder aside
+            raise OSError("the disk is gone")
+        return original(self, target)
+
+    monkeypatch.setattr(type(folder), "rename", rename)
+    with pytest.raises(OSError, match="the disk is gone"):
+        checkpoint.save(folder, model.config, model.denoiser.state_dict(), half=True)
+    assert checkpoint.load(folder).fingerprint == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_pictures_that_the_new_card_shows_stay(folder):
+    (folder / "curves.png").write_bytes(b"a picture")
+    (folder / "old.png").write_bytes(b"another")
+    model = checkpoint.load(folder)
+    checkpoint.save(folder, model.config, model.denoiser.state_dict(), card="![curves](curves.png)")
+    assert (folder / "curves.png").read_bytes() == b"a picture"
+    assert not (folder / "old.png").exists()
+
+
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS_NAME, checkpoint.STATE_NAME])
+def test_a_damaged_file_is_a_checkpoint_error_whatever_its_bytes_say(folder, name):
+    model = checkpoint.load(folder)
+    weights = model.denoiser.state_dict()
+    state = {"examples": 3, "weights": weights, "learners": {}, "others": {}}
+    checkpoint.save(folder, model.config, weights, state=state)
+    path = folder / name
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for trial in range(150):
+        damaged = bytearray(whole)
+        if trial % 3 == 0:
+            damaged = damaged[: rng.integers(len(whole))]
+        for place in rng.integers(0, min(len(damaged), 3000), 8) if damaged else ():
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            checkpoint.read_state(folder) if name == checkpoint.STATE_NAME else checkpoint.load(folder)
+        except CheckpointError as error:
+            assert str(path) in str(error) or str(folder) in str(error)
+            refused += 1
+    assert refused > 50
