@@ -32,8 +32,10 @@ from websockets.sync.client import connect
 
 from enhance_ray import audio
 from enhance_ray.client import Client, EndpointError
-from enhance_ray.cluster.serve import build
+from enhance_ray.cluster.serve import build, reading
+from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.restoring import LIVE, is_lost_replica
+from enhance_ray.cluster.serve.settings import TOKENS_VARIABLE, ServeConfig
 from enhance_ray.engine.analysis import Analysis
 from enhance_ray.engine.batching import Batcher
 from enhance_ray.engine.synthesis import Synthesis
@@ -130,6 +132,18 @@ def test_sound_is_denoised_while_it_arrives(url):
 def test_a_stream_that_makes_no_sense_is_refused(url, wrong):
     with pytest.raises(InvalidStatus), connect(f"{url.replace('http', 'ws')}/v1/stream?{wrong}"):
         pass
+
+
+def test_tokens_are_taken_without_blanks_and_an_empty_secret_opens_no_door(monkeypatch):
+    settings = ServeConfig(tokens=("first",))
+    monkeypatch.setenv(TOKENS_VARIABLE, " second ,third\n")
+    for token in ("first", "second", "third"):
+        assert reading.check_token(settings, {"authorization": f"Bearer {token}"}) == token
+    with pytest.raises(RequestError, match="send a token"):
+        reading.check_token(settings, {"authorization": "Bearer fourth"})
+    monkeypatch.setenv(TOKENS_VARIABLE, " , ")
+    with pytest.raises(ConfigError, match=f"{TOKENS_VARIABLE}: it is set and holds no token"):
+        reading.check_token(settings, {"authorization": "Bearer "})
 
 
 def test_the_page_needs_nobody_else(url):

@@ -119,6 +119,7 @@ class Ingress:
         self, settings: ServeConfig, denoiser: Any, enhancer: Any | None, jobs: Any | None = None
     ) -> None:
         give_memory_back()
+        reading.tokens_of(settings)  # not at the first request
         self.settings = settings
         self._jobs = jobs
         self._stages = Stages(denoiser, enhancer)

@@ -26,13 +26,26 @@ _OTHER_TYPES = {"audio/x-wav": "wav", "audio/wave": "wav", "audio/x-flac": "flac
 _COPIED_BYTES = 2**20
 
 
+def tokens_of(settings: ServeConfig) -> list[str]:
+    """The tokens that let a client in; none lets everyone in.
+
+    Raises:
+        ConfigError: the variable is set and holds none: a secret that is empty is not to open the door.
+    """
+    variable = os.environ.get(TOKENS_VARIABLE)
+    named = [token for token in map(str.strip, (variable or "").split(",")) if token]
+    if variable is not None and not named:
+        raise ConfigError(TOKENS_VARIABLE, "it is set and holds no token: give tokens, or unset it")
+    return [*settings.tokens, *named]
+
+
 def check_token(settings: ServeConfig, headers: Mapping[str, str]) -> str | None:
     """The token of a request; None where none is needed.
 
     Raises:
         RequestError: it has none, or one that is unknown.
     """
-    tokens = [*settings.tokens, *filter(None, os.environ.get(TOKENS_VARIABLE, "").split(","))]
+    tokens = tokens_of(settings)
     if not tokens:
         return None
     scheme, _, given = headers.get("authorization", "").partition(" ")
