@@ -13,6 +13,7 @@ EXAMPLES = [
     errors.CheckpointError("model", "config.yaml is missing"),
     errors.AudioError("a.wav", "it has no samples"),
     errors.AudioReadError("a.wav", "it is empty"),
+    errors.ModelFailedError("a.wav"),
     errors.AudioWriteError("b.wav", "it exists"),
     errors.StorageReadError("s3://b/a.wav", "the server does not answer"),
     errors.StorageWriteError("s3://b/b.wav", "the server does not answer"),
