@@ -155,12 +155,10 @@ class Models:
 def restoration(
     info: AudioInfo, options: EnhanceOptions, models: Models, *, name: str, levels: bool = False
 ) -> Restoration:
-    """A recording on its way to the models and back. Beside what the engine raises, its blocks raise
+    """A recording on its way to the models and back.
 
-    Raises:
-        BackPressureError: the models have too much to do to begin.
-        TimedOutError: the deadline has passed.
-        ModelsLostError: replicas died, again and again.
+    Its blocks raise what the engine's do, `BackPressureError` where the models have too much to do to begin,
+    `TimedOutError` past the deadline, and `ModelsLostError` where replicas died again and again.
     """
     send = _Asking(models, options).results
     return Restoration(
