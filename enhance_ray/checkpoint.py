@@ -60,6 +60,9 @@ DAMAGED = (
 )
 """What readers of weights raise for a damaged file: whatever its bytes happen to say."""
 
+_STATE_KEYS = {"examples", "weights", "learners", "others"}
+"""Of a training's state, which `training.loop` writes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -329,11 +332,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-_STATE_KEYS = {"examples", "weights", "learners", "others"}
-
-
 def first_line(error: BaseException) -> str:
-    """Of what ``error`` says, which may be a page; its name if it says nothing."""
+    """The first line of what ``error`` says, which may be a page; its class if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

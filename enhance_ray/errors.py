@@ -84,7 +84,7 @@ class AudioWriteError(AudioError):
 
 
 class ModelFailedError(AudioError):
-    """The model gives NaN or infinite samples for an input: either is unlike what it can take."""
+    """The model gives NaN or infinite samples: its weights are broken, or it cannot cope with this input."""
 
     action = "restore"
     code = "model_failed"
