@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
 from collections import OrderedDict
@@ -140,6 +141,9 @@ def load_bank(
     folder = cache / f"bank-{_digest(sources)}"
     cache.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A process that decodes imports the script that started it, and would wait for its own parent.
+            raise ConfigError("the script", "put what it does under `if __name__ == '__main__':`")
         # One process of this machine decodes, the others wait for it.
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
