@@ -11,6 +11,7 @@ Needs httpx: pip install 'enhance-ray[client]'.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -99,10 +100,19 @@ class Client:
         Raises:
             EndpointError: the endpoint refused.
         """
-        response = self._http.post(
-            "/v1/jobs", json={"recordings": [dict(each) for each in recordings], **order}
-        )
-        return _json(response)
+        # Named here: an order that is sent again because an answer was lost makes no second job.
+        named = {"id": secrets.token_urlsafe(12), "recordings": [dict(each) for each in recordings], **order}
+        for _ in range(self._tries - 1):
+            try:
+                response = self._http.post("/v1/jobs", json=named)
+                if response.status_code not in _PATIENT:
+                    return _json(response)
+                wait = float(response.headers.get("Retry-After", 1))
+            except httpx.TransportError as error:
+                logger.warning("the order is sent again: %s", error)
+                wait = 1.0
+            time.sleep(wait)
+        return _json(self._http.post("/v1/jobs", json=named))
 
     def job(self, name: str) -> dict[str, Any]:
         """How far the job with this id is.

@@ -1,5 +1,6 @@
 """The endpoint over HTTP: the same sound as the pipeline's, and a clean word for all that is wrong."""
 
+import contextlib
 import io
 import os
 import random
@@ -49,7 +50,13 @@ ARGS = {
     "denoiser": {"cpus": 0.5},
     "enhancer": {"cpus": 0.5},
     "ingress_cpus": 0.25,
-    "limits": {"body_megabytes": 8, "seconds": 60, "requests_per_client": 6, "requests": 8},
+    "limits": {
+        "body_megabytes": 8,
+        "seconds": 60,
+        "requests_per_client": 6,
+        "requests": 8,
+        "idle_seconds": 3,
+    },
     "jobs": {"folder": "s3://tests/jobs", "prefixes": ["s3://tests/shows/"], "recordings": 3, "cpus": 0.1},
     "origins": ["https://studio.example"],
 }
@@ -336,6 +343,22 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(url):
             if read_first:
                 connection.recv(100)
         until(lambda: open_requests(url) == 0)
+
+
+def test_uploads_that_stall_keep_nobody_out_and_are_ended(url):
+    parts = urlsplit(url)
+    with contextlib.ExitStack() as stack:
+        stalled = []
+        for _ in range(7):  # more than the requests that a client may have under way
+            connection = socket.create_connection((parts.hostname, parts.port), timeout=30)
+            stalled.append(stack.enter_context(connection))
+            connection.sendall(b"POST /v1/denoise HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nRIFF")
+        time.sleep(0.5)
+
+        assert httpx.post(f"{url}/v1/denoise", content=wave(1), timeout=60).status_code == 200
+
+        answers = [connection.recv(1000).decode() for connection in stalled]
+    assert all(answer.startswith("HTTP/1.1 408") and "too_slow" in answer for answer in answers)
 
 
 def test_other_origins_are_let_in_by_name(url):

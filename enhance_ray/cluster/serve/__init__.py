@@ -94,7 +94,7 @@ def _stage(stage: StageConfig, settings: ServeConfig) -> dict[str, Any]:
         "max_ongoing_requests": 2 * stage.batch_size,
         "max_queued_requests": settings.limits.queue,
         "health_check_period_s": 10.0,
-        "health_check_timeout_s": 120.0,  # it waits behind a batch
+        "health_check_timeout_s": 30.0,
         "graceful_shutdown_timeout_s": 60.0,
     }
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
+import json
+import logging
 import tempfile
 import threading
 import time
@@ -25,7 +28,6 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from starlette.requests import HTTPConnection
 
 from enhance_ray.audio import OutputFormat
 from enhance_ray.audio.streaming import packed
@@ -35,6 +37,8 @@ from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
 from enhance_ray.engine.restore import Restoration
 from enhance_ray.options import EnhanceOptions
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -62,31 +66,40 @@ class Metrics:
 
 
 class Gate:
-    """How many requests are under way, in all and by client."""
+    """How many of something are under way, in all and by client."""
 
-    def __init__(self, settings: ServeConfig) -> None:
-        self._limits = settings.limits
+    def __init__(self, each: int, total: int) -> None:
+        """Allow so many of ``each`` client, and in ``total``."""
+        self._each, self._most = each, total
         self._lock = threading.Lock()  # left from a thread
         self._clients: Tally[str] = Tally()
 
     def total(self) -> int:
-        """Requests under way."""
+        """How many are under way."""
         with self._lock:
             return self._clients.total()
+
+    def check(self, client: str) -> None:
+        """Whether ``client`` may enter now.
+
+        Raises:
+            RequestError: it has too many under way, or all have.
+        """
+        own = self._clients[client]
+        if own >= self._each:
+            raise RequestError(429, "too_many_requests", f"{own} requests of yours are under way")
+        if self._clients.total() >= self._most:
+            raise RequestError(503, "busy", "all places are taken; try again")
 
     @contextlib.contextmanager
     def __call__(self, client: str) -> Iterator[None]:
         """Let ``client`` in for the time of the block.
 
         Raises:
-            RequestError: it has too many requests under way, or all have.
+            RequestError: as `check`.
         """
         with self._lock:
-            own, limits = self._clients[client], self._limits
-            if own >= limits.requests_per_client:
-                raise RequestError(429, "too_many_requests", f"{own} requests of yours are under way")
-            if self._clients.total() >= limits.requests:
-                raise RequestError(503, "busy", "all places are taken; try again")
+            self.check(client)
             self._clients[client] += 1
         try:
             yield
@@ -123,7 +136,10 @@ class Ingress:
         self.settings = settings
         self._jobs = jobs
         self._stages = Stages(denoiser, enhancer)
-        self._gate = Gate(settings)
+        limits = settings.limits
+        self._gate = Gate(limits.requests_per_client, limits.requests)
+        # Apart, so that one that stalls takes no place of what can be worked on.
+        self._uploads = Gate(limits.uploads_per_client, 2 * limits.requests)
         self.metrics = Metrics(self._gate)
         # One for each request: it waits for the models most of the time.
         self._threads = ThreadPoolExecutor(settings.limits.requests + 4, thread_name_prefix="request")
@@ -149,13 +165,18 @@ class Ingress:
 
     async def restore(self, request: Request, mode: Mode) -> Response:
         """Answer a request with the restored recording, as it comes."""
-        client = self._client(request)
+        client = reading.client_of(self.settings, request)
         answer: _Answer | None = None
         try:
             with contextlib.ExitStack() as stack:
-                stack.enter_context(self._gate(client))
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="enhance-ray-serve-"))
-                upload, options, target, restored = await self._begin(request, mode, f"{folder}/upload")
+                path = f"{folder}/upload"
+                self._gate.check(client)  # before all of it is sent in vain
+                with self._uploads(client):
+                    given = dict(request.query_params)
+                    given |= await reading.read_body(request, path, self.settings)
+                stack.enter_context(self._gate(client))
+                upload, options, target, restored = await self._begin(request, mode, path, given)
                 answer = _Answer(restoring.encoded(upload, restored, target), stack.pop_all())
             started = time.monotonic()
             # Headers are sent when something is there to be heard: until then an error has a status.
@@ -163,7 +184,8 @@ class Ingress:
         except BaseException as error:
             if answer is not None:
                 self._threads.submit(answer.close)
-            if not isinstance(error, Exception):  # the client went away
+            if not isinstance(error, Exception):
+                logger.info("a client of /v1/%s left before its answer", mode)
                 raise
             refused = as_request_error(error)
             self.metrics.requests.labels(mode, str(refused.status)).inc()
@@ -179,19 +201,13 @@ class Ingress:
             # Of what there is until now: the first segment.
             "X-RTF": f"{waited / min(upload.seconds, options.segment_seconds):.4f}",
         }
-        if warning := restored.facts(upload.warning).warning:
-            headers["X-Warning"] = " ".join(warning.encode("ascii", "replace").decode().split())
+        facts = restored.facts(upload.warning)
+        if facts.warning:
+            headers["X-Warning"] = " ".join(facts.warning.encode("ascii", "replace").decode().split())
+        if facts.guard:
+            headers["X-Guard"] = json.dumps([dataclasses.asdict(span) for span in facts.guard])
         media = "audio/ogg" if target.container == "ogg" else reading.MEDIA_TYPES[target.container]
         return StreamingResponse(self._stream(first, answer), media_type=media, headers=headers)
-
-    def _client(self, connection: HTTPConnection) -> str:
-        """Whose requests are counted together: by token, or else by address.
-
-        Raises:
-            RequestError: a token is needed, and lacks or is unknown.
-        """
-        token = reading.check_token(self.settings, connection.headers)
-        return token or (connection.client.host if connection.client else "unknown")
 
     async def _thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
@@ -209,7 +225,7 @@ class Ingress:
     async def live(self, socket: WebSocket) -> None:
         """Denoise sound while it arrives: PCM in, PCM at 44.1 kHz out; the text "end" ends it."""
         try:
-            client = self._client(socket)
+            client = reading.client_of(self.settings, socket)
             sample_rate, encoding = _live_settings(socket.query_params)
             models = await self._thread(self._stages.models, "denoise")
         except Exception as error:
@@ -247,9 +263,8 @@ class Ingress:
         await socket.close()
 
     async def _begin(
-        self, request: Request, mode: Mode, path: str
+        self, request: Request, mode: Mode, path: str, given: dict[str, str]
     ) -> tuple[restoring.Upload, EnhanceOptions, OutputFormat, Restoration]:
-        given = dict(request.query_params) | await reading.read_body(request, path, self.settings)
         given["format"] = reading.wanted_format(given, request.headers.get("accept", ""))
         options = reading.options_of(given, mode, self.settings)
         limits = self.settings.limits

@@ -1,15 +1,18 @@
 """Jobs: recordings that no request could wait for. URIs in, URIs out.
 
-    FOLDER/open/ID.json    a job until each of its recordings is done or failed
-    FOLDER/done/ID.json    and from then on, until it is deleted
+    FOLDER/open/ID.json       a job until each of its recordings is done or failed
+    FOLDER/done/ID.json       and from then on, until it is deleted
+    FOLDER/deleted/ID.json    for a day, that it was
 
 One replica works on all jobs. It remembers on the storage, so that one that is lost, or replaced by a new
-version, leaves nothing behind: the next one goes on with what is open. An output is complete or absent.
+version, leaves nothing behind: the next one goes on with what is open. An output is complete or absent. For a
+while an old replica and a new one live side by side: what was deleted at one is not written by the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import re
@@ -17,15 +20,17 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
+import ray
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 from ray import serve
 
 from enhance_ray import audio
+from enhance_ray.audio.storage import FILE_ERRORS, explain, may_pass
 from enhance_ray.cluster.folder import Folder
 from enhance_ray.cluster.serve import reading, restoring
 from enhance_ray.cluster.serve.refusals import RequestError
@@ -42,6 +47,11 @@ T = TypeVar("T")
 _PATIENCE = 300.0
 """Seconds for which a storage that fails is asked again."""
 _ASKED_AT_ONCE = 16
+_NOTE_PATIENCE = 10.0
+"""The same for a job's own notes: others wait behind them, and they are tried again."""
+_NOTE_PAUSE = 5.0
+_REMEMBERED = timedelta(days=1)
+"""How long it is remembered that a job was deleted: longer than any old replica lives."""
 
 
 class _Strict(BaseModel):
@@ -64,6 +74,9 @@ class Order(_Strict):
     """Those of `EnhanceOptions`."""
     replace: bool = False
     """Whether outputs may be there already."""
+    id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{8,64}$")
+    """A name of your own for the job. If an answer is lost, the same order with the same name may be sent
+    again, and makes no second job."""
 
 
 class Recording(Pair):
@@ -144,6 +157,8 @@ class _Running:
         self.job = job
         self.cancelled = threading.Event()
         self.writing = threading.Lock()
+        self.kept: Future[None] = Future()
+        """Done when it is on the storage; before, others with its name wait."""
 
 
 @serve.deployment
@@ -153,20 +168,38 @@ class JobsDeployment:
     def __init__(self, settings: ServeConfig, denoiser: Any, enhancer: Any | None) -> None:
         self._settings = settings
         self._stages = Stages(denoiser, enhancer)
-        self._folder = Folder(settings.jobs.folder)
+        self._folder = Folder(settings.jobs.folder, _NOTE_PATIENCE)
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._workers = ThreadPoolExecutor(settings.jobs.at_once, thread_name_prefix="job")
         self._askers = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="storage")
+        deleted = self._forget_deleted()
         for name in self._folder.names("open"):
-            self._begin(Job.model_validate_json(self._folder.read(f"open/{name}")))
+            if name in deleted:
+                self._folder.remove(f"open/{name}")
+                continue
+            running = _Running(Job.model_validate_json(self._folder.read(f"open/{name}")))
+            self._running[running.job.id] = running
+            running.kept.set_result(None)
+            self._begin(running)
+
+    def _forget_deleted(self) -> set[str]:
+        """Files of jobs that were deleted of late; older memories are removed."""
+        kept = set()
+        for name in self._folder.names("deleted"):
+            when = datetime.fromisoformat(self._folder.read(f"deleted/{name}").decode())
+            if datetime.now(UTC) - when < _REMEMBERED:
+                kept.add(name)
+            else:
+                self._folder.remove(f"deleted/{name}")
+        return kept
 
     async def submit(self, order: Order) -> Job:
         """Take a job.
 
         Raises:
-            RequestError: a URI or an option is not allowed, there are too many recordings, or an output is
-                there already.
+            RequestError: a URI or an option is not allowed, there are too many recordings, an output is there
+                already, the name is another job's, or the storage does not answer.
         """
         return await self._aside(self._submit, order)
 
@@ -187,65 +220,111 @@ class JobsDeployment:
         await self._aside(self._delete, name)
 
     async def _aside(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._askers, function, *arguments)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._askers, function, *arguments)
+        except FILE_ERRORS as error:
+            if isinstance(error, EnhanceRayError | ray.exceptions.RayError) or not may_pass(error):
+                raise
+            logger.exception("the storage of jobs, %s, fails", self._folder.uri)
+            raise RequestError(
+                503, "unavailable", "the storage of jobs does not answer; try again"
+            ) from error
 
     def _submit(self, order: Order) -> Job:
         limits = self._settings.jobs
         if len(order.recordings) > limits.recordings:
             raise RequestError(413, "too_many", f"a job may have {limits.recordings} recordings")
         reading.options_from(order.options, order.mode, self._settings)
-        self._stages.models(order.mode)
+        self._stages.models(order.mode)  # refuses what is not served
         outputs = []
         for pair in order.recordings:
             check_uri(pair.input, limits.prefixes)
             outputs.append(check_uri(pair.output, limits.prefixes))
         if len(set(outputs) - {pair.input for pair in order.recordings}) < len(outputs):
             raise RequestError(409, "output_clash", "an output is named twice, or is an input too")
-        with self._lock:
-            others = [r for running in self._running.values() for r in running.job.recordings]
-        if sum(r.status == "waiting" for r in others) + len(outputs) > limits.waiting:
-            raise RequestError(503, "busy", "too many recordings wait; try again later")
-        if not {r.output for r in others}.isdisjoint(outputs):
-            raise RequestError(409, "output_clash", "another job is about to write one of the outputs")
-        if not order.replace and any(_exists_each(outputs)):
-            raise RequestError(409, "output_exists", "an output is there already; 'replace' replaces it")
-        recordings = [Recording(input=pair.input, output=pair.output) for pair in order.recordings]
         job = Job(
-            id=secrets.token_urlsafe(12),
+            id=order.id or secrets.token_urlsafe(12),
             created=datetime.now(UTC),
             mode=order.mode,
             options=order.options,
-            recordings=recordings,
+            recordings=[Recording(input=pair.input, output=pair.output) for pair in order.recordings],
         )
-        self._folder.write(f"open/{_file(job.id)}", job.model_dump_json().encode())
-        self._begin(job)
-        return job
+        with self._lock:
+            first = self._running.get(job.id)
+            if first is None:
+                self._check_beside_others(outputs)
+                running = self._running[job.id] = _Running(job)
+        if first is not None:
+            first.kept.result(_PATIENCE)
+            return _same(first.job, job)
+        try:
+            ended = self._ended(job.id) if order.id is not None else None
+            if ended is None:
+                if order.id is not None and self._folder.exists(f"deleted/{_file(job.id)}"):
+                    raise RequestError(409, "id_used", "a job of this name was deleted: choose another name")
+                if not order.replace and any(_exists_each(outputs)):
+                    raise RequestError(
+                        409, "output_exists", "an output is there already; 'replace' replaces it"
+                    )
+                self._folder.write(f"open/{_file(job.id)}", job.model_dump_json().encode())
+        except Exception as error:
+            with self._lock:
+                self._running.pop(job.id, None)
+            running.kept.set_exception(error)
+            raise
+        if ended is None:
+            running.kept.set_result(None)
+            self._begin(running)
+            return job
+        running.job = ended
+        with self._lock:
+            self._running.pop(job.id, None)
+        running.kept.set_result(None)
+        return _same(ended, job)
+
+    def _check_beside_others(self, outputs: list[str]) -> None:
+        """Raises RequestError where open jobs leave no room, or write one of ``outputs``."""
+        others = [recording for running in self._running.values() for recording in running.job.recordings]
+        if sum(r.status == "waiting" for r in others) + len(outputs) > self._settings.jobs.waiting:
+            raise RequestError(503, "busy", "too many recordings wait; try again later")
+        if not {recording.output for recording in others}.isdisjoint(outputs):
+            raise RequestError(409, "output_clash", "another job is about to write one of the outputs")
 
     def _look(self, name: str) -> Job:
         with self._lock:
             if name in self._running:
                 return self._running[name].job
+        if (ended := self._ended(name)) is None:
+            raise _no_such_job()
+        return ended
+
+    def _ended(self, name: str) -> Job | None:
         try:
             return Job.model_validate_json(self._folder.read(f"done/{_file(name)}"))
-        except FileNotFoundError as error:
-            raise _no_such_job() from error
+        except FileNotFoundError:
+            return None
 
     def _delete(self, name: str) -> None:
+        file = _file(name)
         with self._lock:
-            running = self._running.pop(name, None)
+            running = self._running.get(name)
+        if running is None and not any(self._folder.exists(f"{where}/{file}") for where in ("done", "open")):
+            raise _no_such_job()
+        # Before all else: then it is deleted, whatever breaks off.
+        self._folder.write(f"deleted/{file}", datetime.now(UTC).isoformat().encode())
+        with self._lock:
+            self._running.pop(name, None)
         if running is not None:
             running.cancelled.set()
-            with running.writing:
-                self._folder.remove(f"open/{_file(name)}")
-            return
-        if not self._folder.exists(f"done/{_file(name)}"):
-            raise _no_such_job()
-        self._folder.remove(f"done/{_file(name)}")
+        with running.writing if running is not None else contextlib.nullcontext():
+            self._remove(name)
 
-    def _begin(self, job: Job) -> None:
-        running = _Running(job)
-        with self._lock:
-            self._running[job.id] = running
+    def _remove(self, name: str) -> None:
+        for where in ("open", "done"):
+            self._folder.remove(f"{where}/{_file(name)}")
+
+    def _begin(self, running: _Running) -> None:
+        job = running.job
         for recording in job.recordings:
             if recording.status in ("waiting", "running"):
                 recording.status, recording.progress = "waiting", 0.0
@@ -305,19 +384,45 @@ class JobsDeployment:
         recording.loudness_in, recording.loudness_out = facts.loudness_in, facts.loudness_out
 
     def _note(self, running: _Running) -> None:
-        """Write down how far a job is; move it to the others if that is its end."""
-        job = running.job
-        with running.writing:
-            if running.cancelled.is_set():
+        """Write down how far a job is, however long the storage is away."""
+        while not running.cancelled.is_set():
+            try:
+                with running.writing:
+                    if not running.cancelled.is_set():
+                        self._write(running)
                 return
-            content = job.model_dump_json().encode()
-            if not job.has_ended:
-                self._folder.write(f"open/{_file(job.id)}", content)
-                return
-            self._folder.write(f"done/{_file(job.id)}", content)
-            self._folder.remove(f"open/{_file(job.id)}")
+            except FILE_ERRORS as error:
+                logger.warning("job %s: %s; it is noted later", running.job.id, explain(error))
+            running.cancelled.wait(_NOTE_PAUSE)
+
+    def _write(self, running: _Running) -> None:
+        """Put a job where it belongs: to those that are open, or to the others if that is its end."""
+        job, file = running.job, _file(running.job.id)
+        has_ended = job.has_ended
+        self._folder.write(f"{'done' if has_ended else 'open'}/{file}", job.model_dump_json().encode())
+        if has_ended:
+            self._folder.remove(f"open/{file}")
+        if is_deleted := self._folder.exists(f"deleted/{file}"):  # at another replica
+            running.cancelled.set()
+            self._remove(job.id)
+        if has_ended or is_deleted:
             with self._lock:
                 self._running.pop(job.id, None)
+
+
+def _same(known: Job, asked: Job) -> Job:
+    """``known``, if it is what is asked for.
+
+    Raises:
+        RequestError: it is another job of that name.
+    """
+
+    def order(job: Job) -> Any:
+        return job.mode, job.options, [(each.input, each.output) for each in job.recordings]
+
+    if order(known) != order(asked):
+        raise RequestError(409, "id_used", "there is another job of this name")
+    return known
 
 
 def _file(name: str) -> str:

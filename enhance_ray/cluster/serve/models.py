@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 
 _CHECKED_SECONDS = 0.5
+_CHECK_WAITS = 5.0
+_STALLED_SECONDS = 900.0
+"""No batch takes so long, on whatever processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class _Model:
         self._enhancer = load(settings, denoiser_only)
         self._mode: Literal["denoise", "enhance"] = "denoise" if denoiser_only else "enhance"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._began: float | None = None  # in time.monotonic's seconds: the batch that runs
         self._check()  # ready when it has run once
 
     @property
@@ -86,6 +91,13 @@ class _Model:
         return [answer for answer in answers if answer is not None]
 
     def _run(self, works: list[Work]) -> list[NDArray[np.float32]]:
+        self._began = time.monotonic()
+        try:
+            return self._restored(works)
+        finally:
+            self._began = None
+
+    def _restored(self, works: list[Work]) -> list[NDArray[np.float32]]:
         rows = torch.from_numpy(np.concatenate([work.rows for work in works]))
         given = [work.denoised for work in works if work.denoised is not None]
         starts = [work.start for work in works for _ in work.rows]
@@ -104,8 +116,19 @@ class _Model:
             raise FloatingPointError("the model gives NaN or infinite samples")
 
     async def check(self) -> None:
-        """The same, behind what is running."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._check)
+        """The same where nothing runs. A model at work answers by it, and nobody waits for its batch.
+
+        Raises:
+            TimeoutError: the batch has been running for longer than any does.
+        """
+        if (began := self._began) is None:
+            checked = asyncio.get_running_loop().run_in_executor(self._thread, self._check)
+            if checked in (await asyncio.wait({checked}, timeout=_CHECK_WAITS))[0]:
+                return checked.result()
+            checked.cancel()  # a batch came before it
+        elif time.monotonic() - began > _STALLED_SECONDS:
+            raise TimeoutError(f"a batch has been running for {_STALLED_SECONDS:.0f} s")
+        return None
 
 
 class _Replica:

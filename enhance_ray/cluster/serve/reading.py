@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hmac
+import ipaddress
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import HTTPConnection
 
 from enhance_ray import config
 from enhance_ray.cluster.serve.refusals import RequestError
@@ -53,6 +55,33 @@ def check_token(settings: ServeConfig, headers: Mapping[str, str]) -> str | None
     if scheme.lower() != "bearer" or not any(matches):
         raise RequestError(401, "unauthorized", "send a token: Authorization: Bearer TOKEN")
     return given
+
+
+def client_of(settings: ServeConfig, connection: HTTPConnection) -> str:
+    """Whose requests are counted together: by token, or else by address; behind a proxy, its client's.
+
+    Raises:
+        RequestError: a token is needed, and lacks or is unknown.
+    """
+    if (token := check_token(settings, connection.headers)) is not None:
+        return token
+    proxies = [ipaddress.ip_network(proxy) for proxy in settings.proxies]
+    # Each proxy appends whom it heard: the last one that is none of ours is the client.
+    heard = connection.headers.get("x-forwarded-for", "") if proxies else ""
+    address = connection.client.host if connection.client else "unknown"
+    for before in reversed([part.strip() for part in heard.split(",") if part.strip()]):
+        if not _is_among(address, proxies):
+            break
+        address = before
+    return address
+
+
+def _is_among(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
 
 
 def options_of(given: Mapping[str, str], mode: str, settings: ServeConfig) -> EnhanceOptions:
@@ -117,7 +146,13 @@ async def _limited(request: Request, settings: ServeConfig) -> AsyncIterator[byt
     if size > most * 1e6:
         raise refusal
     size = 0
-    async for chunk in request.stream():
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(settings.limits.idle_seconds):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
         size += len(chunk)
         if size > most * 1e6:
             raise refusal

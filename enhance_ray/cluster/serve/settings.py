@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 
 from enhance_ray.errors import ConfigError
@@ -63,7 +64,11 @@ class Limits:
     """Of audio in one request; longer recordings are jobs."""
     channels: int = 2
     requests_per_client: int = 4
-    """At the same time, by token, or else by address."""
+    """At the same time, by token, or else by address; from when their recordings have come."""
+    uploads_per_client: int = 16
+    """Recordings that are on their way to us at the same time."""
+    idle_seconds: float = 30.0
+    """How long nothing of an upload may come."""
     requests: int = 32
     """At the same time, in one ingress replica."""
     queue: int = 64
@@ -74,10 +79,10 @@ class Limits:
     """Most evaluations that may be asked for."""
 
     def __post_init__(self) -> None:
-        for name in ("body_megabytes", "seconds", "timeout_seconds"):
+        for name in ("body_megabytes", "seconds", "timeout_seconds", "idle_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigError(name, f"must be positive, got {getattr(self, name)}")
-        for name in ("channels", "requests_per_client", "requests", "queue", "nfe"):
+        for name in ("channels", "requests_per_client", "uploads_per_client", "requests", "queue", "nfe"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
 
@@ -123,7 +128,11 @@ OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
-    """An endpoint."""
+    """An endpoint.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
 
     model: str = "default"
     """As `Enhancer.load` takes it; replicas on other machines need a URI."""
@@ -139,9 +148,19 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     tokens: tuple[str, ...] = ()
     """Bearer tokens, of which a request must have one; none lets everyone in. Better by TOKENS_VARIABLE."""
+    proxies: tuple[str, ...] = ()
+    """Addresses or networks (10.0.0.0/8) of the proxies before the endpoint: of what comes from them, the
+    client is whom their X-Forwarded-For names. From others that header says nothing."""
     jobs: JobsConfig = field(default_factory=JobsConfig)
     origins: tuple[str, ...] = ()
     """Web origins that may call from a browser (CORS), besides the page itself."""
+
+    def __post_init__(self) -> None:
+        for proxy in self.proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ConfigError("proxies", f"expected addresses or networks, got {proxy}") from error
 
 
 TOKENS_VARIABLE = "ENHANCE_RAY_TOKENS"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
+import time
 from typing import Any, Literal
 
 from enhance_ray.cluster.serve.models import Work
@@ -13,6 +13,9 @@ from enhance_ray.engine.framing import Framing
 
 Mode = Literal["denoise", "enhance"]
 
+_PATIENCE = 60.0
+"""Seconds: a first replica may still be reading its model."""
+
 
 class Stages:
     """What is served. Its methods wait, and are for threads, not for an event loop."""
@@ -21,15 +24,26 @@ class Stages:
         self._handles = (
             {"denoise": denoiser} if enhancer is None else {"denoise": denoiser, "enhance": enhancer}
         )
-        self._lock = threading.Lock()
         self._facts: dict[str, dict[str, Any]] = {}
 
-    def facts(self) -> dict[str, dict[str, Any]]:
-        """What the models are, by mode; asked of them once."""
-        with self._lock:
-            if not self._facts:
-                self._facts = {mode: handle.facts.remote().result() for mode, handle in self._handles.items()}
-            return self._facts
+    def facts(self, seconds: float | None = _PATIENCE) -> dict[str, dict[str, Any]]:
+        """What the models are, by mode; asked of them until they have answered once.
+
+        Args:
+            seconds: how long to wait for a replica of each; None has no limit.
+
+        Raises:
+            RequestError: there was none.
+        """
+        if not self._facts:
+            try:
+                self._facts = {
+                    mode: handle.facts.remote().result(timeout_s=seconds)
+                    for mode, handle in self._handles.items()
+                }
+            except TimeoutError as error:
+                raise RequestError(503, "unavailable", "the models are not there yet; try again") from error
+        return self._facts
 
     def models(self, mode: Mode, deadline: float = math.inf, *, patient: bool = False) -> Models:
         """The way to the models for one recording.
@@ -40,9 +54,10 @@ class Stages:
             patient: wait where they have too much to do.
 
         Raises:
-            RequestError: there is no enhancer here.
+            RequestError: there is no enhancer here, or no model yet.
         """
-        if mode not in self.facts():
+        waits = deadline - time.monotonic() if math.isfinite(deadline) else None if patient else _PATIENCE
+        if mode not in self.facts(waits):
             raise RequestError(409, "not_served", "this endpoint has a denoiser alone")
         ask = self._handles["denoise"].denoise.remote if mode == "denoise" else self._chained
         facts = self.facts()["denoise"]
