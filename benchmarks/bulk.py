@@ -123,7 +123,8 @@ def names() -> dict[str, Any]:
             for uri in uris
         ]  # fmt: skip
         if part != parts[-1]:
-            state.commit(part, pa.Table.from_pylist(rows, RECORDS))
+            state.stage(part, "attempt", pa.Table.from_pylist(rows, RECORDS))
+            state.publish(part, "attempt")
     left = timed(
         f"resumed: what of {NAMES:,} records is left",
         lambda: sorted(set(state.parts()) - state.finished()),

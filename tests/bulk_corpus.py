@@ -1,9 +1,11 @@
 """A bucket of recordings as an archive has them: every codec, many lengths, some of them broken."""
 
+import ctypes
 import io
 import json
 import os
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,6 +106,7 @@ def upload(folder, uri):
 
 
 def records(state):
+    """As they are on the storage: what is there twice comes twice."""
     names = [f"records/{name}" for name in state.folder.names("records")]
     return pa.concat_tables(state.folder.read_tables(names)).to_pylist()
 
@@ -122,6 +125,12 @@ def contents(uri):
     }
 
 
+def actors(name="MapWorker.*Worker"):
+    """Processes of the pool, by what Ray calls them."""
+    listed = subprocess.run(["pgrep", "-f", f"ray::{name}"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
 def load_with_poison(settings):
     """The packaged denoiser, in a process that dies when it decodes a certain file."""
     decode = audio.decode
@@ -133,6 +142,55 @@ def load_with_poison(settings):
 
     audio.decode = deadly
     return driver.load_enhancer(settings)
+
+
+def write_poison(folder):
+    """Ten recordings that cannot be restored, of four kinds; by name the code that their records get."""
+    codes = {}
+    for number in range(10):
+        kind = ("nan", "memory", "segfault", "damaged")[number % 4]
+        path = Path(folder) / f"show-{number % 5}" / f"{POISON}-{kind}-{number}.wav"
+        square = np.where(np.arange(80_000) // 80 % 2, 0.3, -0.3).astype(np.float32)
+        soundfile.write(path, square, 44_100, subtype="PCM_16")
+        if kind == "damaged":
+            path.write_bytes(path.read_bytes()[:30])
+        codes[path.name] = {"nan": "model_failed", "damaged": "audio_unreadable"}.get(kind, "process_killed")
+    return codes
+
+
+def load_with_every_poison(settings):
+    """The packaged denoiser with NaN for one voice, in a process that some files end."""
+    decode = audio.decode
+
+    def deadly(path, **options):
+        if f"{POISON}-memory" in path:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does, and Ray's monitor before it
+        if f"{POISON}-segfault" in path:
+            ctypes.string_at(0)
+        return decode(path, **options)
+
+    audio.decode = deadly
+    loaded = driver.load_enhancer(settings)
+    return Enhancer(
+        _NanForSquares(loaded.denoiser),
+        framing=loaded.framing,
+        fingerprint=POISON,
+        device=settings.device,
+        precision=settings.precision,
+    )
+
+
+class _NanForSquares(torch.nn.Module):
+    """Weights that overflow for one voice, and do nothing to others."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, rows):
+        output = self.denoiser(rows)
+        spread = rows.abs().std(-1, keepdim=True) / rows.abs().mean(-1, keepdim=True)
+        return torch.where(spread < 0.3, torch.nan, output)
 
 
 class _Slow(torch.nn.Module):

@@ -1,15 +1,18 @@
-"""A folder for temporary files that is emptied after a process that was killed could not do so."""
+"""Folders for temporary files that are emptied after a process that was killed could not do so."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 _SCRATCH = "enhance-ray-actor-"
+_MEMORY = "enhance-ray-ledger-"
+_MEMORY_SECONDS = 86_400.0
 _LOCK_NAME = "lock"
 
 
@@ -28,3 +31,13 @@ def own_scratch() -> FileLock:
     lock.acquire()
     tempfile.tempdir = str(folder)
     return lock
+
+
+def ledger_folder() -> Path:
+    """A folder for what a ledger remembers; removes those that none has written to for a day."""
+    root = Path(tempfile.gettempdir())
+    for folder in root.glob(f"{_MEMORY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _MEMORY_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_MEMORY, dir=root))

@@ -32,12 +32,18 @@ SAMPLES = Path(__file__).parents[2] / "samples" / "corpus"
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory):
-    """URL of an empty bucket on a real S3 server; credentials are in the environment, as users have them."""
+def storage_server(tmp_path_factory):
+    """A real S3 server with an empty bucket; credentials are in the environment, as users have them."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         os.environ.update(server.environment)
         make_bucket()
-        yield "s3://tests"
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(storage_server):
+    """URL of its bucket."""
+    return "s3://tests"
 
 
 @pytest.fixture(scope="session")

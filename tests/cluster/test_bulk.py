@@ -3,10 +3,13 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import bulk_corpus
@@ -14,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bulk_corpus import contents, job_state, load_slowly, records
+from bulk_corpus import actors, contents, job_state, load_slowly, records
 
 from enhance_ray import audio, cli
 from enhance_ray.cluster import scratch
@@ -151,6 +154,57 @@ def test_too_many_failures_stop_the_job_and_it_can_go_on(s3, ray_cluster, record
     assert said["parts_left"] > 0
     with pytest.raises(ConfigError, match="loudness keep -> -16"):
         driver.planned(command._settings(command._parser(None).parse_args([*arguments, "--loudness", "-16"])))
+
+
+@pytest.mark.parametrize(
+    "is_killed", [True, pytest.param(False, marks=pytest.mark.drill("an actor, which comes back"))]
+)
+def test_an_actor_that_is_silent_for_longer_than_its_lease_commits_nothing(
+    s3, ray_cluster, recordings, expected, monkeypatch, is_killed
+):
+    """Stopped by a signal it obeys no call: the driver kills it. If it cannot, the ledger tells the actor."""
+    _, _, broken = recordings
+    output = f"{s3}/silent/{is_killed}"
+    config = BulkConfig(
+        input=f"{s3}/bulk/in",
+        output=output,
+        actors=2,
+        files_per_part=6,
+        flush_seconds=0.2,
+        lease_seconds=4,
+        max_failed=None,
+    )
+    given_up = threading.Event()
+    end_process = driver.end_process
+
+    def give_up(node, pid):
+        given_up.set()
+        if is_killed:
+            end_process(node, pid)
+        else:
+            os.kill(pid, signal.SIGCONT)
+
+    monkeypatch.setattr(driver, "end_process", give_up)
+
+    def stop():
+        storage = fsspec.filesystem("s3")
+        while True:
+            storage.invalidate_cache()
+            if storage.glob(f"{output.removeprefix('s3://')}/_enhance_ray/*/progress/*/*.parquet"):
+                break
+            time.sleep(0.05)
+        os.kill(actors()[0], signal.SIGSTOP)
+
+    threading.Thread(target=stop, daemon=True).start()
+    outcome = run(config)
+
+    assert given_up.is_set()
+    assert (outcome.status, outcome.report.deaths) == ("complete", 1)
+    assert contents(output) == expected
+    rows = [row["uri"] for row in records(job_state(output))]
+    assert len(rows) == len({*rows}) == 24
+    assert outcome.report.failed == len(broken)
+    assert not job_state(output).folder.names("staged")
 
 
 @pytest.mark.drill

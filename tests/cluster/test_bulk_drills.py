@@ -4,24 +4,26 @@ In each all outputs are there, equal to what one machine writes, and each file h
 `-s`: how much audio was computed twice.
 """
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import bulk_corpus
 import fsspec
 import pytest
 import ray
-from bulk_corpus import contents, job_state, load_with_poison, records
-from s3_server import make_bucket, s3_server
+from bulk_corpus import actors, contents, job_state, load_with_poison, records
 
 from enhance_ray import cli
-from enhance_ray.cluster.bulk import BulkConfig, driver, run
+from enhance_ray.cluster.bulk import BulkConfig, run
 
 pytestmark = pytest.mark.timeout(1800)
 COUNT, BROKEN = 60, 6
@@ -64,14 +66,6 @@ def compare(config, expected, inputs, tally):
         doubled=len(uris) - len({*uris}) + len(found.keys() - expected.keys()),
         torn=sum(found[name] != expected[name] for name in expected.keys() & found.keys()),
     )
-
-
-def actors(name="Worker"):
-    """Processes of the pool, by what Ray calls them."""
-    listed = subprocess.run(
-        ["pgrep", "-f", f"ray::MapWorker.*{name}"], capture_output=True, text=True, check=False
-    )
-    return [int(pid) for pid in listed.stdout.split()]
 
 
 def after(share, config, action):
@@ -172,43 +166,140 @@ def test_files_that_kill_are_isolated(s3, ray_cluster, recordings, expected, tal
 
 
 @pytest.mark.drill("the storage, for 30 s")
-def test_the_storage_is_away_for_half_a_minute(ray_cluster, recordings, expected, tmp_path, tally):
-    """A server of its own, which this process and the actors are told of by the environment."""
-    before = {name: os.environ.get(name) for name in os.environ if name.startswith("AWS_")}
-    with s3_server(tmp_path) as server:
-        os.environ.update(server.environment)
-        fsspec.filesystem("s3").clear_instance_cache()
+def test_the_storage_is_away_for_half_a_minute(storage_server, s3, ray_cluster, recordings, expected, tally):
+    config = settings(s3, "outage")
+    away = threading.Event()
+
+    def outage():
+        storage_server.stop()
+        time.sleep(30)
+        storage_server.start()
+        away.set()
+
+    after(0.3, config, outage)
+    outcome = run(config)
+
+    assert away.is_set()
+    check(config, outcome, expected, tally)
+
+
+@pytest.mark.drill("actors, ledgers, drivers, machines and the storage, at random")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("count", "kills", "pause"), [(60, 8, 8.0), (1000, 100, 15.0)])
+def test_kills_at_random_times(storage_server, s3, ray_cluster, tmp_path, tally, count, kills, pause):
+    """With ten files that are poison, of four kinds."""
+    folder = tmp_path / "in"
+    whole, _ = bulk_corpus.write(folder, count - 10, 0, shortest=20, longest=100, skew=1)
+    poison = bulk_corpus.write_poison(folder)
+    place = f"{s3}/chaos-{count}"
+    bulk_corpus.upload(folder, f"{place}/in")
+    out = tmp_path / "out"
+    cli.main(["denoise", str(folder), str(out), "--quiet"])
+    expected = {name: (out / name).read_bytes() for name in whole}
+    config = BulkConfig(input=f"{place}/in", output=f"{place}/out")
+
+    killed = Chaos(ray_cluster, storage_server, config, tmp_path / "driver.log").run(kills, pause)
+
+    print(f"\nkilled: {dict(killed)}")
+    compare(config, expected, count, tally)
+    rows = {Path(row["uri"]).name: row for row in records(job_state(config.output)) if row["code"]}
+    assert {name: row["code"] for name, row in rows.items()} == poison
+    assert all(row["reason"] for row in rows.values())
+    told = json.loads(fsspec.open(f"{job_state(config.output).folder.uri}/report.json").open().read())
+    again = told["seconds_computed"] - told["seconds"]
+    print(f"{told['seconds']:.0f} s of audio, {again:.0f} s computed again, {told['deaths']} actors lost")
+    assert again < 0.02 * told["seconds"] or count < 1000
+
+
+class Chaos:
+    """Runs a job by its command, again and again, while things around it are killed."""
+
+    CODE = """
+import sys, ray
+from bulk_corpus import load_with_every_poison
+from enhance_ray.cluster.bulk import BulkConfig, driver
+driver._USAGE_SECONDS = 1
+ray.init(address=sys.argv[1], logging_level="error", log_to_driver=False)
+config = BulkConfig(
+    input=sys.argv[2], output=sys.argv[3], actors=2, cpus_per_actor=4, files_at_once=1, files_per_part=20,
+    flush_seconds=0.5, lease_seconds=10, max_failed=None,
+)
+outcome = driver.run(config, load=load_with_every_poison, fingerprint="poison")
+assert outcome.status == "complete" and not outcome.parts_left, outcome
+"""
+    KINDS = (("actor", 70), ("ledger", 10), ("driver", 8), ("machine", 8), ("storage", 4))
+
+    def __init__(self, cluster, server, config, log):
+        self.cluster, self.server, self.config = cluster, server, config
+        self.log = log.open("a")
+        self.random = random.Random(0)
+        self.node = None
+
+    def run(self, kills, pause):
+        """Kill ``kills`` things, ``pause`` seconds apart on average, and wait for the end; what that was."""
+        killed = Counter()
+        self.add_machine()
+        driver = self.start()
         try:
-            make_bucket()
-            bulk_corpus.upload(recordings[0], "s3://tests/drills/in")
-            config = settings("s3://tests", "outage")
-            away = threading.Event()
-
-            def outage():
-                server.stop()
-                time.sleep(30)
-                server.start()
-                away.set()
-
-            after(0.3, config, outage)
-            load = _Load(server.environment)
-            outcome = run(config, load=load)
-            assert away.is_set()
-            check(config, outcome, expected, tally)
+            while driver.poll() is None or driver.returncode:
+                if driver.poll() not in (None, -signal.SIGKILL):
+                    raise AssertionError(Path(self.log.name).read_text()[-3000:])
+                if driver.poll() is not None:
+                    driver = self.start()
+                if killed.total() == kills:
+                    driver.wait()
+                    continue
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    driver.wait(self.random.expovariate(1 / pause))
+                    continue
+                names, weights = zip(*self.KINDS, strict=True)
+                kind = self.random.choices(names, weights)[0]
+                killed[kind] += getattr(self, kind)(driver)
         finally:
-            os.environ.update({name: value for name, value in before.items() if value is not None})
-            fsspec.filesystem("s3").clear_instance_cache()
+            driver.kill()
+            self.cluster.remove_node(self.node)
+        assert killed.total() == kills, killed
+        return killed
+
+    def start(self):
+        command = [sys.executable, "-c", self.CODE, self.cluster.address]
+        return subprocess.Popen(
+            [*command, self.config.input, self.config.output], stdout=self.log, stderr=subprocess.STDOUT
+        )
+
+    def add_machine(self):
+        self.node = self.cluster.add_node(num_cpus=4, object_store_memory=100 * 2**20)
+
+    def actor(self, _):
+        found = actors()
+        return bool(found) and end(self.random.choice(found))
+
+    def ledger(self, _):
+        found = actors("Ledger")
+        return bool(found) and end(self.random.choice(found))
+
+    def driver(self, driver):
+        driver.kill()
+        return driver.wait() == -signal.SIGKILL
+
+    def machine(self, _):
+        self.cluster.remove_node(self.node, allow_graceful=False)
+        self.add_machine()
+        return True
+
+    def storage(self, _):
+        self.server.stop()
+        time.sleep(30)
+        self.server.start()
+        return True
 
 
-class _Load:
-    """Loads the packaged model in a process that is told of another storage first."""
-
-    def __init__(self, environment):
-        self.environment = environment
-
-    def __call__(self, config):
-        os.environ.update(self.environment)
-        return driver.load_enhancer(config)
+def end(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.drill

@@ -12,27 +12,36 @@ from enhance_ray.report import Record
 
 
 def ledger(dead_nodes=()):
-    return Ledger(lambda node: node not in dead_nodes)
+    return Ledger(lambda node: node not in dead_nodes, lambda part, attempt: True, lease_seconds=60.0)
 
 
-def open_files(of, actor, *names, part="p", alone=False, node="n"):
-    of.note(actor, node, [Opened(part, name, alone) for name in names])
+def begin(of, part, actor, node="n"):
+    return of.begin(part, f"attempt of {actor}", actor, node, 1)
+
+
+def open_files(of, actor, *names, part="p", alone=False, node="n", closed=()):
+    of.note(
+        actor,
+        node,
+        1,
+        [Opened(part, name, alone) for name in names],
+        [Closed(part, name, failed=False, bytes=1) for name in closed],
+    )
 
 
 def test_what_was_open_when_an_actor_died_is_tried_alone_and_condemned_if_that_kills_again():
     kept = ledger()
-    kept.begin("p", "first", "n")
+    begin(kept, "p", "first")
     open_files(kept, "first", "good", "bad", "done")
-    kept.note("first", "n", closed=[Closed("p", "done", failed=False, bytes=1)])
+    open_files(kept, "first", "good", "bad", closed=["done"])
 
-    attempt = kept.begin("p", "second", "n")
+    attempt = begin(kept, "p", "second")
     assert attempt.suspects == {"good", "bad"}
     assert not attempt.condemned
     open_files(kept, "second", "good", alone=True)
-    kept.note("second", "n", closed=[Closed("p", "good", failed=False, bytes=1)])
-    open_files(kept, "second", "bad", alone=True)
+    open_files(kept, "second", "bad", alone=True, closed=["good"])
 
-    attempt = kept.begin("p", "third", "n")
+    attempt = begin(kept, "p", "third")
     assert attempt.condemned == {"bad"}
     assert not attempt.suspects
     assert kept.snapshot().deaths == 2
@@ -41,7 +50,7 @@ def test_what_was_open_when_an_actor_died_is_tried_alone_and_condemned_if_that_k
 def test_a_file_that_was_not_alone_is_never_condemned():
     kept = ledger()
     for life in range(8):
-        attempt = kept.begin("p", f"actor-{life}", "n")
+        attempt = begin(kept, "p", f"actor-{life}")
         open_files(kept, f"actor-{life}", "innocent", "neighbour")
 
     assert not attempt.condemned
@@ -50,7 +59,7 @@ def test_a_file_that_was_not_alone_is_never_condemned():
 def test_lost_machines_are_not_held_against_a_file_as_killed_processes_are():
     kept = ledger(dead_nodes={"lost"})
     for life in range(6):
-        attempt = kept.begin("p", f"actor-{life}", "lost")
+        attempt = begin(kept, "p", f"actor-{life}", "lost")
         assert bool(attempt.condemned) == (life >= 5)
         open_files(kept, f"actor-{life}", "file", alone=True, node="lost")
 
@@ -58,18 +67,18 @@ def test_lost_machines_are_not_held_against_a_file_as_killed_processes_are():
 def test_two_parts_of_one_actor_come_back_each_with_its_own_suspects():
     kept = ledger()
     for part in ("p", "q"):
-        kept.begin(part, "first", "n")
-        open_files(kept, "first", f"of-{part}", part=part)
+        begin(kept, part, "first")
+    kept.note("first", "n", 1, [Opened(part, f"of-{part}", alone=False) for part in ("p", "q")])
 
-    assert kept.begin("p", "second", "n").suspects == {"of-p"}
-    assert kept.begin("q", "third", "n").suspects == {"of-q"}
+    assert begin(kept, "p", "second").suspects == {"of-p"}
+    assert begin(kept, "q", "third").suspects == {"of-q"}
 
 
 def test_an_actor_hears_that_it_is_to_stop():
     kept = ledger()
-    assert kept.note("actor", "n") is None
+    assert kept.note("actor", "n", 1) is None
     kept.stop("drain")
-    assert kept.note("actor", "n") == "drain"
+    assert kept.note("actor", "n", 1) == "drain"
 
 
 # --------------------------------------------------------------------------- feed

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from enhance_ray.cluster.bulk import plan as planning
+from enhance_ray.cluster.bulk.identity import Fingerprint, open_job
 from enhance_ray.cluster.bulk.settings import BulkConfig
-from enhance_ray.cluster.bulk.state import RECORDS, Fingerprint, JobState, open_job
+from enhance_ray.cluster.bulk.state import RECORDS, JobState
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import EnhanceOptions
 
@@ -254,7 +255,9 @@ def test_a_part_that_was_begun_and_reopened_on_s3_has_the_records_that_are_left(
     rows = [{"uri": uri, "status": status} for uri, status in (("a.wav", "done"), ("b.wav", "failed"))]
     table = pa.Table.from_pylist(rows, RECORDS)
     state.add_progress("part-00000", table)
-    state.commit("part-00000", table)
+    state.stage("part-00000", "attempt", table)
+    state.publish("part-00000", "attempt")
+    state.drop_progress("part-00000")
     assert state.finished() == {"part-00000"}
     assert len(state.progress("part-00000")) == 0
 

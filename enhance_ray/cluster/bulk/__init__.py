@@ -2,9 +2,11 @@
 
     plan      what the input holds, as parts of a manifest on the output's storage
     driver    parts that are left -> actor pool -> records
+    identity  what decides the bytes of its outputs
     worker    an actor: one Enhancer, fed from its own threads
+    attempt   one attempt at a part: what is written when, under which lease
     feed      from parts to files and back
-    ledger    who works on what: progress, and files that kill
+    ledger    who works on what: leases, commits, progress, and files that kill
     state     the job's memory on the storage
     shards    recordings in tar and Parquet
     forecast  what a job will take and cost, before it begins

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -27,11 +28,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from enhance_ray import audio, resemble
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk import summary
-from enhance_ray.cluster.bulk.ledger import Ledger, Snapshot
+from enhance_ray.cluster.bulk.identity import Fingerprint, open_job, resolved
+from enhance_ray.cluster.bulk.ledger import ActorStats, Ledger, Snapshot
 from enhance_ray.cluster.bulk.settings import BulkConfig
-from enhance_ray.cluster.bulk.state import Fingerprint, JobState, open_job
+from enhance_ray.cluster.bulk.state import JobState, Publisher
 from enhance_ray.cluster.bulk.worker import PARTS_AT_ONCE, Load, Worker, load_enhancer
-from enhance_ray.cluster.nodes import node_is_alive
+from enhance_ray.cluster.nodes import end_process, node_is_alive
+from enhance_ray.cluster.scratch import ledger_folder
 from enhance_ray.cluster.session import output_place, path_for_workers
 from enhance_ray.errors import EnhanceRayError
 
@@ -83,7 +86,7 @@ def planned(settings: BulkConfig, *, new_job: bool = False) -> JobState:
         CheckpointError: the model cannot be used.
     """
     settings = prepare(settings)
-    state = open_job(settings, Fingerprint.of(settings, _fingerprint(settings)), new=new_job)
+    state = open_job(settings, Fingerprint.of(settings, _fingerprint(settings), runs=False), new=new_job)
     planning.plan(settings, state, _show_listing)
     return state
 
@@ -116,7 +119,7 @@ def run(
         CheckpointError: the model cannot be used.
         RayError: an actor met a bug, or a storage that failed for longer than patience lasts.
     """
-    settings = prepare(settings)
+    settings = resolved(prepare(settings))
     state = open_job(settings, Fingerprint.of(settings, fingerprint or _fingerprint(settings)), new=new_job)
     listing = planning.Planned(0, 0, 0)
     if list_input or not state.parts():
@@ -160,14 +163,19 @@ class _Run:
         self._state = state
         self._load = load
         # Beside the driver, and gone with it: what it knows is of use to this run alone.
+        self._memory = ledger_folder()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Ledger)
         actor = actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
-        self._ledger = actor.remote(node_is_alive)
+        self._ledger = actor.remote(
+            node_is_alive,
+            Publisher(settings.output, state.job, state.claim()),
+            lease_seconds=settings.lease_seconds,
+            file=self._memory / "ledger",
+        )
         self._ended = threading.Event()
         self._interrupted = threading.Event()
         self._status: Status = "complete"
-        self._began = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self._usage_written = time.time()
 
     def do(self, parts: list[str]) -> Status:
@@ -193,6 +201,9 @@ class _Run:
             watch.join(timeout=10)
             last: Snapshot = ray.get(self._ledger.snapshot.remote())
             self._write_usage(last)
+            if self._state.is_current():
+                self._state.drop_staged()
+            shutil.rmtree(self._memory, ignore_errors=True)
             line.show(last, final=True)
         return self._status
 
@@ -233,12 +244,19 @@ class _Run:
         leave_at = math.inf
         while not self._ended.wait(_LOOK_SECONDS):
             try:
+                lost: list[ActorStats] = ray.get(self._ledger.expire.remote(), timeout=60)
                 now: Snapshot = ray.get(self._ledger.snapshot.remote(), timeout=60)
             except ray.exceptions.RayError:
                 continue  # it is started again
+            for actor in lost:
+                logger.error("an actor was not heard of for %g s: it is ended", self._settings.lease_seconds)
+                end_process(actor.node, actor.pid)
             line.show(now)
             if time.time() - self._usage_written > _USAGE_SECONDS:
                 self._write_usage(now)
+                if not self._state.is_current() and not self._interrupted.is_set():
+                    logger.error("another run of this job has begun: this one leaves it the rest")
+                    self._interrupted.set()
             if self._status != "complete":
                 if now.parts_open == 0 or time.monotonic() > leave_at:
                     _thread.interrupt_main()
@@ -257,7 +275,7 @@ class _Run:
         """For the bill; while a run goes on, too, for its driver may be killed."""
         actors = {name: [a.seen - a.started, a.seconds_done] for name, a in now.actors.items()}
         tree = {"deaths": now.deaths, "actors": actors}
-        self._state.folder.write(f"runs/{self._began}.json", json.dumps(tree).encode())
+        self._state.folder.write(f"runs/{self._state.run}.json", json.dumps(tree).encode())
         self._usage_written = time.time()
 
 
@@ -278,11 +296,10 @@ def _signals(interrupted: threading.Event) -> Iterator[None]:
         return
 
     def handle(*_: object) -> None:
-        if interrupted.is_set() or leaving.is_set():
+        if interrupted.is_set():
             raise KeyboardInterrupt
         interrupted.set()
 
-    leaving = threading.Event()
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

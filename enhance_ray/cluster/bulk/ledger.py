@@ -1,27 +1,37 @@
 """Who works on what: one small actor beside the driver, which outlives the actors that work.
 
-Two things need such a memory. Progress is one. The other is a file that kills every process which opens it
-(a codec's bug, memory without end): it is seen by nothing but the deaths around it. An actor says what it is
-about to open; when a part comes back because its actor died, what was open in it is suspect, and is tried
-again alone. If that kills a process, too, it is the one: it gets a record and is never opened again.
+It gives out the leases under which parts of the manifest are done, and publishes their tables of records:
+`docs/bulk_protocol.md` has the protocol in one table. Since it does one thing at a time, no part has two
+holders, and who has lost a lease cannot commit beside the successor.
+
+It also knows the files that kill every process which opens them (a codec's bug, memory without end); they
+are seen by nothing but the deaths around them. An actor says what it has open; when a part comes back because
+its actor died, what was open in it is suspect, and is tried again alone. If that kills a process, too, it is
+the one: it gets a record and is never opened again.
 """
 
 from __future__ import annotations
 
+import pickle
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 KILLS = 2
 """Processes that die with a file before it is given up, if it was alone in the last one."""
 LOSSES = 5
 """The same, machines that were lost with it included: those are rarely its fault."""
+_PAUSE_SECONDS = 5.0
+"""If nobody calls for so long, then nobody could: that silence is held against no actor."""
+
+Order = Literal["drain", "abort", "lost"]
+"""What an actor is told: finish what is open; leave it; or that its leases are gone, and it shall end."""
 
 
 class Opened(NamedTuple):
-    """A file that an actor is about to open."""
+    """A file that an actor has open, or is about to open."""
 
     part: str
     name: str
@@ -38,8 +48,20 @@ class Closed(NamedTuple):
     bytes: int
 
 
+class Count(NamedTuple):
+    """Files that are finished, and their bytes."""
+
+    done: int = 0
+    failed: int = 0
+    bytes: int = 0
+
+    def plus(self, other: Count) -> Count:
+        """The sum of both."""
+        return Count(self.done + other.done, self.failed + other.failed, self.bytes + other.bytes)
+
+
 @dataclass(slots=True)
-class Attempt:
+class Assignment:
     """What an actor that begins a part has to know."""
 
     suspects: set[str] = field(default_factory=set)
@@ -53,6 +75,7 @@ class ActorStats:
     """One process, from its start until it was heard of last."""
 
     node: str
+    pid: int
     started: float
     """Time since the epoch."""
     seen: float
@@ -74,7 +97,7 @@ class Snapshot:
     deaths: int
     """Actors lost."""
     parts_open: int
-    """Parts that actors have begun."""
+    """Parts that living actors hold a lease of."""
 
 
 @dataclass(slots=True)
@@ -86,86 +109,211 @@ class _Suspicion:
         return alone and (self.kills >= KILLS or self.kills + self.losses >= LOSSES)
 
 
+@dataclass(slots=True)
+class _Lease:
+    attempt: str
+    actor: str
+    count: Count = field(default_factory=Count)
+    """Records on the storage when the attempt began, and those made since."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What a ledger that is started again has to know."""
+
+    actors: dict[str, ActorStats] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    leases: dict[str, _Lease] = field(default_factory=dict)  # by part
+    open: dict[str, dict[tuple[str, str], bool]] = field(
+        default_factory=dict
+    )  # by actor: (part, name) -> alone
+    suspicions: dict[tuple[str, str], _Suspicion] = field(default_factory=dict)
+    condemned: dict[str, set[str]] = field(default_factory=dict)  # by part
+    ended: Count = field(default_factory=Count)  # of parts that have ended
+    stop: Order | None = None
+
+
 class Ledger:
     """Kept by a Ray actor; knows nothing of Ray."""
 
-    def __init__(self, node_is_alive: Callable[[str], bool]) -> None:
-        self._node_is_alive = node_is_alive
-        self._actors: dict[str, ActorStats] = {}
-        self._open: dict[str, dict[tuple[str, str], bool]] = {}  # by actor: (part, name) -> alone
-        self._worker_of: dict[str, str] = {}  # parts that were begun and have not ended
-        self._suspicions: dict[tuple[str, str], _Suspicion] = {}
-        self._condemned: dict[str, set[str]] = {}  # by part
-        self._counts: Counter[str] = Counter()
-        self._dead: set[str] = set()
-        self._stop: str | None = None
+    def __init__(
+        self,
+        node_is_alive: Callable[[str], bool],
+        publish: Callable[[str, str], bool],
+        *,
+        lease_seconds: float,
+        file: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Begin, or go on where the one before with the same ``file`` was killed.
 
-    def begin(self, part: str, actor: str, node: str) -> Attempt:
-        """An actor begins ``part``; perhaps because another one died with it."""
-        previous = self._worker_of.get(part)
-        if previous is not None and previous != actor:
-            self._bury(previous, part)
-        self._worker_of[part] = actor
-        self._greet(actor, node)
-        suspects = {name for of, name in self._suspicions if of == part}
-        condemned = self._condemned.get(part, set())
-        return Attempt(suspects - condemned, set(condemned))
+        Args:
+            node_is_alive: whether a machine is part of the cluster.
+            publish: make what an attempt has staged the records of its part (`JobState.publish`).
+            lease_seconds: an actor that is not heard of for so long is given up.
+            file: where to remember, on this machine; by default, nowhere.
+            clock: time since the epoch.
+        """
+        self._node_is_alive = node_is_alive
+        self._publish = publish
+        self._lease_seconds = lease_seconds
+        self._file = file
+        self._clock = clock
+        self._called = self._awake_since = clock()
+        self._memory = _Memory()
+        if file is not None and file.exists():
+            self._memory = pickle.loads(file.read_bytes())
+
+    def begin(self, part: str, attempt: str, actor: str, node: str, pid: int) -> Assignment | None:
+        """Give ``actor`` the lease of ``part``; perhaps because another one died with it.
+
+        Returns:
+            None where the actor itself was given up.
+        """
+        memory = self._memory
+        if not self._hear(actor, node, pid):
+            return None
+        held = memory.leases.get(part)
+        if held is not None and held.actor != actor:
+            self._lose(held.actor, part)
+        memory.leases[part] = _Lease(attempt, actor)
+        self._save()
+        suspects = {name for of, name in memory.suspicions if of == part}
+        condemned = memory.condemned.get(part, set())
+        return Assignment(suspects - condemned, set(condemned))
+
+    def resume(self, part: str, attempt: str, count: Count) -> None:
+        """Take what an attempt found on the storage of the ones before."""
+        if (lease := self._lease(part, attempt)) is not None:
+            lease.count = lease.count.plus(count)
 
     def note(
         self,
         actor: str,
         node: str,
+        pid: int,
         opened: Sequence[Opened] = (),
         closed: Sequence[Closed] = (),
-        seconds_done: float | None = None,
+        seconds_done: float = 0.0,
         model_seconds: float = 0.0,
-    ) -> str | None:
-        """Take news of an actor; returns what it shall do: go on (None), "drain" or "abort"."""
-        stats = self._greet(actor, node)
-        files = self._open.setdefault(actor, {})
+    ) -> Order | None:
+        """Take news of an actor: all that it has open, what it finished since; returns what it shall do."""
+        if not self._hear(actor, node, pid):
+            return "lost"
+        memory = self._memory
+        stats = memory.actors[actor]
+        stats.seconds_done, stats.model_seconds = seconds_done, model_seconds
+        memory.open[actor] = {(file.part, file.name): file.alone for file in opened}
         for file in closed:
-            files.pop((file.part, file.name), None)
-            self._suspicions.pop((file.part, file.name), None)
-            self._counts["failed" if file.failed else "done"] += 1
-            self._counts["bytes"] += file.bytes
-        files.update({(file.part, file.name): file.alone for file in opened})
-        if seconds_done is not None:
-            stats.seconds_done, stats.model_seconds = seconds_done, model_seconds
-        return self._stop
+            memory.suspicions.pop((file.part, file.name), None)
+            lease = memory.leases.get(file.part)
+            if lease is not None and lease.actor == actor:
+                lease.count = lease.count.plus(Count(not file.failed, file.failed, file.bytes))
+        return memory.stop
 
-    def end(self, part: str) -> None:
+    def commit(self, part: str, attempt: str, actor: str, count: Count) -> bool:
+        """Publish what the holder of the lease of ``part`` has staged, and end the lease.
+
+        Called once more with the same values it does no more, so that who got no answer may ask again.
+
+        Args:
+            part: to commit.
+            attempt: that staged its records.
+            actor: whose attempt that is.
+            count: of all records of the part.
+
+        Returns:
+            Whether it was published; not where the lease is another's.
+
+        Raises:
+            Exception: what the storage raises; nothing has changed then.
+        """
+        self._wake()
+        lease = self._memory.leases.get(part)
+        if actor in self._memory.dead or (lease is not None and lease.attempt != attempt):
+            return False
+        if not self._publish(part, attempt):
+            return False
+        if lease is not None:
+            lease.count = count
+        self.end(part, attempt)
+        return True
+
+    def end(self, part: str, attempt: str) -> None:
         """An actor is through with ``part``, be it complete or left."""
-        self._worker_of.pop(part, None)
-        self._condemned.pop(part, None)
+        if (lease := self._lease(part, attempt)) is not None:
+            self._memory.ended = self._memory.ended.plus(lease.count)
+            del self._memory.leases[part]
+            self._memory.condemned.pop(part, None)
+            self._save()
 
-    def stop(self, how: str) -> None:
+    def stop(self, how: Order) -> None:
         """From now on tell all actors: "drain" finishes what is open, "abort" leaves it."""
-        self._stop = how
+        self._memory.stop = how
+        self._save()
+
+    def expire(self) -> list[ActorStats]:
+        """Give up the actors that hold leases and were not heard of for too long; returns them."""
+        self._wake()
+        memory = self._memory
+        latest = self._clock() - self._lease_seconds
+        holders = {lease.actor for lease in memory.leases.values()} - memory.dead
+        silent = {name for name in holders if max(memory.actors[name].seen, self._awake_since) < latest}
+        memory.dead |= silent
+        self._save()
+        return [memory.actors[name] for name in sorted(silent)]
 
     def snapshot(self) -> Snapshot:
         """All in numbers."""
-        done, failed, size = (self._counts[name] for name in ("done", "failed", "bytes"))
-        return Snapshot(dict(self._actors), done, failed, size, len(self._dead), len(self._worker_of))
+        memory = self._memory
+        count = memory.ended
+        for lease in memory.leases.values():
+            count = count.plus(lease.count)
+        held = sum(lease.actor not in memory.dead for lease in memory.leases.values())
+        return Snapshot(dict(memory.actors), *count, len(memory.dead), held)
 
-    def _greet(self, actor: str, node: str) -> ActorStats:
-        now = time.time()
-        stats = self._actors.setdefault(actor, ActorStats(node, now, now))
-        stats.seen = now
-        return stats
+    def _wake(self) -> float:
+        now = self._clock()
+        if now - self._called > _PAUSE_SECONDS:
+            self._awake_since = now
+        self._called = now
+        return now
 
-    def _bury(self, actor: str, part: str) -> None:
-        self._dead.add(actor)
-        files = self._open.get(actor, {})
-        by_itself = self._node_is_alive(self._actors[actor].node)
+    def _hear(self, actor: str, node: str, pid: int) -> bool:
+        """Note that an actor lives; False where it was given up."""
+        now = self._wake()
+        if actor in self._memory.dead:
+            return False
+        self._memory.actors.setdefault(actor, ActorStats(node, pid, now, now)).seen = now
+        return True
+
+    def _lease(self, part: str, attempt: str) -> _Lease | None:
+        lease = self._memory.leases.get(part)
+        return lease if lease is not None and lease.attempt == attempt else None
+
+    def _lose(self, actor: str, part: str) -> None:
+        """``part`` comes back from ``actor``: suspect what was open in it."""
+        memory = self._memory
+        memory.dead.add(actor)
+        files = memory.open.get(actor, {})
+        by_itself = self._node_is_alive(memory.actors[actor].node)
         for (of, name), alone in list(files.items()):
             if of != part:
                 continue  # its part comes back, too
             del files[(of, name)]
-            suspicion = self._suspicions.setdefault((part, name), _Suspicion())
+            suspicion = memory.suspicions.setdefault((part, name), _Suspicion())
             if by_itself:
                 suspicion.kills += 1
             else:
                 suspicion.losses += 1
             if suspicion.is_proven(alone):
-                self._condemned.setdefault(part, set()).add(name)
-                del self._suspicions[(part, name)]
+                memory.condemned.setdefault(part, set()).add(name)
+                del memory.suspicions[(part, name)]
+
+    def _save(self) -> None:
+        if self._file is None:
+            return
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self._file.with_suffix(".part")
+        temporary.write_bytes(pickle.dumps(self._memory))
+        temporary.replace(self._file)

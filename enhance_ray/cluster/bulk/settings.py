@@ -64,6 +64,9 @@ class BulkConfig:
     """How often an actor writes down what it finished: what a lost one may have to do again."""
     stall_minutes: float = 30.0
     """An actor in which nothing at all has moved for so long gives up, and its files are tried elsewhere."""
+    lease_seconds: float = 120.0
+    """An actor that is not heard of for so long is ended, and its files are tried elsewhere; it tells its
+    news every second, whatever its model does."""
     price_per_gpu_hour: float | None = None
     """In any currency; for the bill."""
     price_per_cpu_hour: float | None = None
@@ -81,7 +84,7 @@ class BulkConfig:
         for name in ("files_at_once", "files_per_part", "listing_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-        for name in ("gigabytes_per_part", "flush_seconds", "stall_minutes"):
+        for name in ("gigabytes_per_part", "flush_seconds", "stall_minutes", "lease_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigError(name, f"must be positive, got {getattr(self, name)}")
         if self.batch_size is not None and self.batch_size < 1:

@@ -3,12 +3,15 @@
     OUTPUT/_enhance_ray/job.json                                 which job the outputs belong to
     OUTPUT/_enhance_ray/JOB/manifest/part-00000.parquet          inputs; later runs add parts, none is changed
     OUTPUT/_enhance_ray/JOB/progress/part-00000/....parquet      records of a part that is being worked on
+    OUTPUT/_enhance_ray/JOB/staged/part-00000.ATTEMPT.parquet    what an attempt asks to be its records
     OUTPUT/_enhance_ray/JOB/records/part-00000.parquet           its records, when it is done
     OUTPUT/_enhance_ray/JOB/failed/part-00000.parquet            those of them that failed
+    OUTPUT/_enhance_ray/JOB/run.json                             which run of the job may commit
     OUTPUT/_enhance_ray/JOB/report.html, report.json
 
 Every file is written at once, and is there or not; a part's table of records is its commit. So a run that
-begins anew learns from names alone what is left: a million records are a thousand names.
+begins anew learns from names alone what is left: a million records are a thousand names. Who commits, and
+when, is in `docs/bulk_protocol.md`.
 """
 
 from __future__ import annotations
@@ -16,17 +19,14 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enhance_ray import __version__, config
-from enhance_ray.audio.storage import FILE_ERRORS, explain
-from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.folder import STORAGE_PATIENCE, Folder
-from enhance_ray.errors import ConfigError
 
 FOLDER = "_enhance_ray"
 """Where a job's own files are, below its output."""
@@ -78,43 +78,26 @@ RECORDS = pa.schema(
 )
 """Columns of a table of records: those of `report.Record`, and where the work was done."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fingerprint:
-    """What decides the sound: outputs of one job have one."""
-
-    model: str
-    """Fingerprint of the weights."""
-    options: dict[str, Any]
-    code: str
-    """Version of this package."""
-
-    @classmethod
-    def of(cls, settings: BulkConfig, model: str) -> Self:
-        """That of a job with these settings and the model of that fingerprint."""
-        options = {**config.to_tree(settings.options), "layout": settings.layout, "partial": settings.partial}
-        return cls(model=model, options=options, code=__version__)
-
-    def difference(self, other: Fingerprint) -> str:
-        """What is not as in ``other``, for people; empty where all is."""
-        parts = []
-        if self.model != other.model:
-            parts.append(f"model {other.model} -> {self.model}")
-        for name in {**other.options, **self.options}:
-            before, now = other.options.get(name), self.options.get(name)
-            if before != now:
-                parts.append(f"{name} {before} -> {now}")
-        if self.code != other.code:
-            parts.append(f"version {other.code} -> {self.code}")
-        return ", ".join(parts)
+_KEY = ("uri", "member")
+_RUN = "run.json"
 
 
 class JobState:
     """What is known of one job."""
 
-    def __init__(self, output: str, job: str, patience: float = STORAGE_PATIENCE) -> None:
-        """Name it; `open_job` finds or begins one. ``patience`` is for a storage that fails, in seconds."""
+    def __init__(
+        self, output: str, job: str, patience: float = STORAGE_PATIENCE, run: str | None = None
+    ) -> None:
+        """Name it; `open_job` finds or begins one.
+
+        Args:
+            output: of the job.
+            job: its name.
+            patience: for a storage that fails, in seconds.
+            run: what `claim` gave to the run that this is of.
+        """
         self.job = job
+        self.run = run
         self.folder = Folder(f"{output.rstrip('/')}/{FOLDER}/{job}", patience)
 
     def parts(self) -> list[str]:
@@ -144,15 +127,70 @@ class JobState:
         # By time: an attempt that goes on where another one died writes behind it.
         self.folder.write_table(f"progress/{part}/{time.time_ns():020}.parquet", records)
 
-    def commit(self, part: str, records: pa.Table) -> None:
-        """Write the whole table of a part's records: with it the part is done."""
+    def drop_progress(self, part: str) -> None:
+        """Remove what `add_progress` wrote."""
+        for name in self.folder.names(f"progress/{part}"):
+            self.folder.remove(f"progress/{part}/{name}")
+
+    def stage(self, part: str, attempt: str, records: pa.Table) -> None:
+        """Write the whole table of a part's records where an attempt has it published from."""
         failed = records.filter(pc.equal(records["status"], "failed"))
         if len(failed):
-            self.folder.write_table(f"failed/{part}.parquet", failed)
+            self.folder.write_table(f"staged/{part}.{attempt}.failed.parquet", failed)
+        self.folder.write_table(f"staged/{part}.{attempt}.parquet", records)
+
+    def publish(self, part: str, attempt: str) -> bool:
+        """Make what an attempt has staged the records of ``part``: with it the part is done.
+
+        For the ledger alone, which does one thing at a time. May be called again where an answer was lost.
+
+        Returns:
+            False where another run of the job has begun, or has removed what was staged.
+        """
+        staged, failed = f"staged/{part}.{attempt}.parquet", f"staged/{part}.{attempt}.failed.parquet"
+        if not self.is_current():
+            return False
+        try:
+            records = self.folder.read(staged)
+        except FileNotFoundError:
+            return self.is_finished(part)
+        if self.folder.exists(failed):
+            self.folder.write(f"failed/{part}.parquet", self.folder.read(failed))
         else:
             self.folder.remove(f"failed/{part}.parquet")
-        self.folder.write_table(f"records/{part}.parquet", records)
-        self._drop_progress(part)
+        self.folder.write(f"records/{part}.parquet", records)
+        # In this order: where only the first is gone, all above was done.
+        self.folder.remove(staged)
+        self.folder.remove(failed)
+        return True
+
+    def claim(self) -> str:
+        """Begin a run: what another one, whose driver may still live somewhere, has not committed is void.
+
+        Returns:
+            Its name.
+        """
+        self.run = name_by_time()
+        self.folder.write(_RUN, json.dumps({"run": self.run}).encode())
+        self.drop_staged()
+        return self.run
+
+    def is_current(self) -> bool:
+        """Whether no other run of the job has begun since the one that this is of."""
+        if self.run is None:
+            return True
+        return bool(json.loads(self.folder.read(_RUN))["run"] == self.run)
+
+    def drop_staged(self) -> None:
+        """Remove what attempts left that lost their leases."""
+        for name in self.folder.names("staged"):
+            self.folder.remove(f"staged/{name}")
+
+    def records(self, parts: Sequence[str], columns: Sequence[str] | None = None) -> list[pa.Table]:
+        """Records of finished parts, or these columns of them: one for each (uri, member)."""
+        names = [f"records/{part}.parquet" for part in parts]
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *_KEY]))
+        return [unique(table) for table in self.folder.read_tables(names, wanted)]
 
     def reopen_failed(self) -> int:
         """Make what failed part of what is to be done; returns how many files that is."""
@@ -164,7 +202,7 @@ class JobState:
                 continue
             records = self.folder.read_table(f"records/{name}")
             good = records.filter(pc.not_equal(records["status"], "failed"))
-            self._drop_progress(part)
+            self.drop_progress(part)
             if len(good):
                 self.add_progress(part, good)
             # From here on the part is unfinished. A kill before leaves it finished, with its failures.
@@ -173,58 +211,31 @@ class JobState:
             count += len(records) - len(good)
         return count
 
-    def _drop_progress(self, part: str) -> None:
-        for name in self.folder.names(f"progress/{part}"):
-            self.folder.remove(f"progress/{part}/{name}")
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """`JobState.publish` of a run, to be sent to its ledger; asks a storage that fails but once, since nobody
+    else is heard meanwhile."""
+
+    output: str
+    job: str
+    run: str
+
+    def __call__(self, part: str, attempt: str) -> bool:
+        return JobState(self.output, self.job, 0.0, self.run).publish(part, attempt)
+
+
+def unique(records: pa.Table) -> pa.Table:
+    """One of ``records`` for each (uri, member): the last that was written, in the order of writing."""
+    numbered = records.select(_KEY).append_column("row", pa.array(range(len(records)), pa.int64()))
+    last = numbered.group_by(list(_KEY)).aggregate([("row", "max")])["row_max"]
+    return records if len(last) == len(records) else records.take(np.sort(last.to_numpy()))
 
 
 def _is_part(name: str) -> bool:
     return name.startswith("part-") and name.endswith(".parquet")
 
 
-def open_job(settings: BulkConfig, fingerprint: Fingerprint, *, new: bool = False) -> JobState:
-    """The job that the outputs at ``settings.output`` belong to; begins one where there is none.
-
-    Args:
-        settings: of the job.
-        fingerprint: of what it does.
-        new: begin one in any case. Outputs of the old one are replaced as the new one goes on.
-
-    Raises:
-        ConfigError: the outputs are those of a job with another fingerprint, or the storage cannot be used.
-    """
-    folder = Folder(f"{settings.output.rstrip('/')}/{FOLDER}")
-    try:
-        found = None if new else _read_job(folder)
-        if found is None:
-            job = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-            tree = {"format": 1, "job": job, "input": settings.input}
-            tree["fingerprint"] = config.to_tree(fingerprint)
-            folder.write("job.json", json.dumps(tree, indent=2).encode())
-            return JobState(settings.output, job, settings.patience_seconds)
-    except ConfigError:
-        raise
-    except FILE_ERRORS as error:
-        raise ConfigError(settings.output, f"cannot be used: {explain(error)}") from error
-    job, source, before = found
-    if source.rstrip("/") != settings.input.rstrip("/"):
-        raise ConfigError(settings.output, f"belongs to a job whose input is {source}; --new-job replaces it")
-    if difference := fingerprint.difference(before):
-        raise ConfigError(
-            settings.output,
-            f"holds outputs of a job with other settings ({difference}): choose another place, "
-            "or --new-job, which does all files again",
-        )
-    return JobState(settings.output, job, settings.patience_seconds)
-
-
-def _read_job(folder: Folder) -> tuple[str, str, Fingerprint] | None:
-    where = f"{folder.uri}/job.json"
-    try:
-        tree = json.loads(folder.read("job.json"))
-        fingerprint = config.from_tree(Fingerprint, tree["fingerprint"], where=where)
-        return str(tree["job"]), str(tree["input"]), fingerprint
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(where, f"is damaged: {explain(error)}") from error
+def name_by_time() -> str:
+    """Of a job or a run: it sorts by its beginning, and is nobody else's."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"

@@ -110,7 +110,7 @@ def write(settings: BulkConfig, state: JobState) -> Totals:
     names = sorted(state.finished())
     for first in range(0, len(names), _PARTS_AT_ONCE):
         chunk = names[first : first + _PARTS_AT_ONCE]
-        for table in state.folder.read_tables([f"records/{name}.parquet" for name in chunk], _COLUMNS):
+        for table in state.records(chunk, _COLUMNS):
             _add(sums, table)
     usage = _add_usage(sums.totals, settings, state)
     tree = {

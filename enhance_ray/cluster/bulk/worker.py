@@ -1,6 +1,6 @@
 """The actor: a model, an engine that never stops, and the parts of the manifest that it is given.
 
-    part threads: manifest -> tasks -> Feed .......................... answers -> records -> storage
+    part threads: attempt_part: manifest -> tasks -> Feed ............ answers -> records -> storage
     engine thread:                      enhance_files(feed) -> record -> Feed.answer
     reporter:     news to the ledger; whether to stop; whether anything moves
 
@@ -22,17 +22,17 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-import pyarrow as pa
 import ray
 from ray.util.metrics import Counter, Gauge
 
 from enhance_ray.audio import Patience
 from enhance_ray.cluster.bulk import shards
+from enhance_ray.cluster.bulk.attempt import Row, attempt_part
 from enhance_ray.cluster.bulk.feed import Feed, Part, Task
-from enhance_ray.cluster.bulk.ledger import Attempt, Closed, Opened
+from enhance_ray.cluster.bulk.ledger import Assignment, Closed, Count, Opened, Order
 from enhance_ray.cluster.bulk.plan import output_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 PARTS_AT_ONCE = 2
 """Parts that an actor has under way."""
 
-_STALLED = 70  # exit status of an actor in which nothing moves
+_STALLED, _LOST = 70, 71  # exit status of an actor in which nothing moves, and of one without leases
 _NEWS_SECONDS = 1.0
 _KILLED = Record(
     input="",
@@ -78,86 +78,54 @@ class Worker:
     def __init__(self, settings: BulkConfig, job: str, ledger: Any, load: Load) -> None:
         self._settings = settings
         self._state = JobState(settings.output, job, settings.patience_seconds)
-        self._ledger = ledger
-        self._node = ray.get_runtime_context().get_node_id()
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._patience = Patience(settings.patience_seconds)
-        self._feed = Feed(lambda tasks: self._tell([Opened(t.part.name, t.name, t.alone) for t in tasks]))
-        self._closed: list[Closed] = []
+        self._leases = _Leases(ledger, self._name, self._patience, self._stop)
+        self._feed = Feed(self._leases.open)
         self._lock = threading.Lock()
-        self._progress = (0.0, 0.0)  # seconds of audio, seconds of the model
         self._moved = time.monotonic()
         self._stopping = threading.Event()
         self._parts: set[Part] = set()
         self._ended: BaseException | None = None
-        self._metrics = _Metrics(self._node)
+        self._metrics = _Metrics(ray.get_runtime_context().get_node_id())
         self._scratch = own_scratch()
-        self._tell([])  # the bill begins before the model is there
+        self._leases.check()  # the bill begins before the model is there
         enhancer = load(settings)
         threading.Thread(target=self._run_engine, args=(enhancer,), name="engine", daemon=True).start()
         threading.Thread(target=self._report, name="reporter", daemon=True).start()
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Do the parts in column "part"; a row each."""
-        done = [self._do_part(str(name)) for name in rows["part"]]
-        return {name: np.array([row[name] for row in done]) for name in done[0]}
+        parts = [str(part) for part in rows["part"]]
+        return {"part": np.array(parts), "complete": np.array([self._do_part(part) for part in parts])}
 
     # ----------------------------------------------------------------------- a part
 
-    def _do_part(self, name: str) -> dict[str, Any]:
-        if self._ended is not None:
-            return self._left(name)
-        if self._state.is_finished(name):  # a task is run again if the node with its answer was lost
-            return {"part": name, "complete": True}
-        records = [self._state.progress(name)]
-        before = set(records[0]["uri"].to_pylist())
-        rows = [row for row in self._state.manifest(name).to_pylist() if row["uri"] not in before]
-        # The largest first: at the end of a part, files are small, and the actor's threads end together.
-        rows.sort(key=lambda row: -(row["bytes"] or 0))
-        attempt: Attempt = ray.get(self._ledger.begin.remote(name, self._name, self._node))
-        work = _PartWork(name, rows, attempt, self._settings, self._patience, self._name)
+    def _do_part(self, part: str) -> bool:
+        is_complete = self._ended is None and attempt_part(
+            part, self._state, self._leases, self._begin_work, self._settings.flush_seconds
+        )
+        if not is_complete and self._ended is not None and not isinstance(self._ended, _Stopped):
+            raise self._ended
+        return is_complete
+
+    def _begin_work(self, part: str, rows: list[Row], assignment: Assignment) -> _PartWork:
+        work = _PartWork(part, rows, assignment, self._settings, self._patience, self._name, self._forget)
         with self._lock:
             self._parts.add(work.part)
             if self._ended is not None:  # meanwhile
                 work.part.answers.put(self._ended)
         self._feed.add(work.part)
-        flushed = time.monotonic()
-        fresh: list[dict[str, Any]] = []
-        try:
-            for finished in work.results(self._settings.flush_seconds):
-                fresh += finished
-                if fresh and time.monotonic() - flushed > self._settings.flush_seconds:
-                    records.append(self._flush(name, fresh))
-                    fresh, flushed = [], time.monotonic()
-        finally:
-            with self._lock:
-                self._parts.discard(work.part)
-            work.close()
-        if not work.is_complete:
-            if fresh:
-                self._flush(name, fresh)
-            ray.get(self._ledger.end.remote(name))
-            return self._left(name)
-        records.append(pa.Table.from_pylist(fresh, RECORDS))
-        table = pa.concat_tables(records)
-        lost = {row["uri"] for row in rows} - set(table["uri"].to_pylist())
-        if lost:  # rather a failed job than a lost file
-            raise RuntimeError(f"{name}: there is no record of {sorted(lost)[:3]}")
-        self._tell([])
-        self._state.commit(name, table)
-        ray.get(self._ledger.end.remote(name))
-        return {"part": name, "complete": True}
+        return work
 
-    def _flush(self, name: str, fresh: list[dict[str, Any]]) -> pa.Table:
-        self._tell([])  # what is written down has been counted: the rest of it is computed again
-        table = pa.Table.from_pylist(fresh, RECORDS)
-        self._state.add_progress(name, table)
-        return table
+    def _forget(self, part: Part) -> None:
+        with self._lock:
+            self._parts.discard(part)
 
-    def _left(self, name: str) -> dict[str, Any]:
-        if self._ended is not None and not isinstance(self._ended, _Stopped):
-            raise self._ended
-        return {"part": name, "complete": False}
+    def _stop(self, order: Order) -> None:
+        self._feed.close()
+        if order == "abort":
+            self._stopping.set()
 
     # ----------------------------------------------------------------------- threads
 
@@ -180,10 +148,8 @@ class Worker:
             )
             for record in running:
                 task = self._feed.task_of(record)
-                has_failed = record.status == "failed"
-                with self._lock:
-                    # Before the feed opens the next file: if that kills, this one must not be suspect.
-                    self._closed.append(Closed(task.part.name, task.name, has_failed, task.bytes))
+                # Before the feed opens the next file: if that kills, this one must not be suspect.
+                self._leases.close(task, failed=record.status == "failed")
                 self._feed.answer(task, record)
                 self._metrics.note(record)
         except BaseException as bug:  # goes on in the threads of the parts
@@ -197,17 +163,17 @@ class Worker:
 
     def _note(self, progress: Progress) -> None:
         """Called in the engine's thread, often."""
-        self._progress = (progress.seconds_done, progress.model_seconds)
+        self._leases.progress = (progress.seconds_done, progress.model_seconds)
         self._moved = time.monotonic()
 
     def _report(self) -> None:
         while self._ended is None:
             time.sleep(_NEWS_SECONDS)
             try:
-                self._tell([])
+                self._leases.check()
             except ray.exceptions.RayError:
                 return  # the driver is gone, and this process will be
-            self._metrics.show(*self._progress, self._feed.files_open)
+            self._metrics.show(*self._leases.progress, self._feed.files_open)
             idle = time.monotonic() - self._moved
             if not self._feed.files_open:
                 self._moved = time.monotonic()
@@ -215,14 +181,72 @@ class Worker:
                 logger.error("nothing has moved for %.0f minutes: this actor gives up", idle / 60)
                 os._exit(_STALLED)
 
-    def _tell(self, opened: Sequence[Opened]) -> None:
+
+class _Leases:
+    """An actor's line to the ledger. Where its leases are lost the process ends, whatever it is doing: its
+    parts are others' by now, and Ray starts another actor."""
+
+    def __init__(self, ledger: Any, actor: str, patience: Patience, on_stop: Callable[[Order], None]) -> None:
+        self.progress = (0.0, 0.0)  # seconds of audio, seconds of the model
+        self._ledger = ledger
+        self._actor = actor
+        self._who = (actor, ray.get_runtime_context().get_node_id(), os.getpid())
+        self._patience = patience
+        self._on_stop = on_stop
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, str], Opened] = {}
+        self._closed: list[Closed] = []
+
+    def open(self, tasks: Sequence[Task]) -> None:
+        """Tell of files before they are opened."""
         with self._lock:
-            closed, self._closed = self._closed, []
-        stop = ray.get(self._ledger.note.remote(self._name, self._node, opened, closed, *self._progress))
-        if stop is not None:
-            self._feed.close()
-        if stop == "abort":
-            self._stopping.set()
+            self._open |= {(t.part.name, t.name): Opened(t.part.name, t.name, t.alone) for t in tasks}
+        self.check()
+
+    def close(self, task: Task, *, failed: bool) -> None:
+        """Note that there is a record of a file."""
+        with self._lock:
+            self._open.pop((task.part.name, task.name), None)
+            self._closed.append(Closed(task.part.name, task.name, failed, task.bytes))
+
+    def check(self) -> None:
+        """Tell the news, and do what is told."""
+        with self._lock:  # calls are answered in the order in which they are made
+            opened, closed, self._closed = list(self._open.values()), self._closed, []
+            call = self._ledger.note.remote(*self._who, opened, closed, *self.progress)
+        order: Order | None = ray.get(call)
+        if order == "lost":
+            _end_without_leases()
+        elif order is not None:
+            self._on_stop(order)
+
+    def begin(self, part: str, attempt: str) -> Assignment:
+        """Take the lease of ``part``."""
+        assignment: Assignment | None = self._ask("begin", part, attempt, *self._who)
+        return _end_without_leases() if assignment is None else assignment
+
+    def resume(self, part: str, attempt: str, count: Count) -> None:
+        """Tell what was found of the attempts before."""
+        self._ask("resume", part, attempt, count)
+
+    def commit(self, part: str, attempt: str, count: Count) -> None:
+        """Have what was staged published."""
+        if not self._patience(lambda: self._ask("commit", part, attempt, self._actor, count)):
+            _end_without_leases()
+
+    def end(self, part: str, attempt: str) -> None:
+        """Give the lease back."""
+        self._ask("end", part, attempt)
+
+    def _ask(self, method: str, *values: Any) -> Any:
+        return ray.get(getattr(self._ledger, method).remote(*values))
+
+
+def _end_without_leases() -> NoReturn:
+    logger.error(
+        "this actor was not heard of for too long, or another run began: it ends, and commits nothing"
+    )
+    os._exit(_LOST)
 
 
 class _Stopped(Exception):  # noqa: N818 - what parts find where the engine ended early, is no error
@@ -235,23 +259,25 @@ class _PartWork:
     def __init__(
         self,
         name: str,
-        rows: list[dict[str, Any]],
-        attempt: Attempt,
+        rows: list[Row],
+        assignment: Assignment,
         settings: BulkConfig,
         patience: Patience,
         actor: str,
+        on_close: Callable[[Part], None],
     ) -> None:
         self._rows = rows
-        self._attempt = attempt
+        self._assignment = assignment
         self._settings = settings
         self._patience = patience
         self._actor = actor
+        self._on_close = on_close
         self._shards: dict[str, _Shard] = {}
-        self._at_once: list[dict[str, Any]] = []  # records that need no work
+        self._at_once: list[Row] = []  # records that need no work
         self.part = Part(name, self._tasks())
         self.is_complete = False
 
-    def results(self, timeout: float) -> Iterator[list[dict[str, Any]]]:
+    def results(self, timeout: float) -> Iterator[list[Row]]:
         """Records as they come, and an empty list where none came for ``timeout`` seconds."""
         answered = 0
         has_all = False
@@ -278,10 +304,11 @@ class _PartWork:
 
     def close(self) -> None:
         """Remove what shards left on this machine."""
+        self._on_close(self.part)
         for shard in self._shards.values():
             shard.close()
 
-    def _take(self, task: Task, record: Record) -> list[dict[str, Any]]:
+    def _take(self, task: Task, record: Record) -> list[Row]:
         if isinstance(task.about, dict):
             return [self._row(task.about, record)]
         shard, member = task.about
@@ -296,12 +323,12 @@ class _PartWork:
             if shards.is_shard(uri):
                 yield from self._shard_tasks(row)
                 continue
-            if uri in self._attempt.condemned:
+            if uri in self._assignment.condemned:
                 self._at_once.append(self._row(row, _KILLED))
                 continue
             extension = output_extension(uri, self._settings.options.format)
             job = Job(uri, output_of(self._settings, uri, row["etag"], row["output"], extension))
-            task = Task(job, self.part, uri, row["bytes"] or 0, uri in self._attempt.suspects, row)
+            task = Task(job, self.part, uri, row["bytes"] or 0, uri in self._assignment.suspects, row)
             if task.alone:
                 alone.append(task)
             else:
@@ -317,18 +344,18 @@ class _PartWork:
                 name = f"{uri}#{member.name}"
                 if not member.is_audio:
                     continue
-                if name in self._attempt.condemned:
+                if name in self._assignment.condemned:
                     shard.take(member, _KILLED)
                     continue
                 output = shards.output_path(member, self._settings.options.format)
                 size = member.path.stat().st_size
                 job = Job(str(member.path), str(output))
-                yield Task(job, self.part, name, size, name in self._attempt.suspects, (shard, member))
+                yield Task(job, self.part, name, size, name in self._assignment.suspects, (shard, member))
         except AudioError as error:
             shard.error = error
         shard.is_whole = True
 
-    def _finish(self, shard: _Shard) -> list[dict[str, Any]]:
+    def _finish(self, shard: _Shard) -> list[Row]:
         """Write the shard, and say what became of its recordings."""
         row, uri = shard.row, shard.row["uri"]
         output = output_of(self._settings, uri, row["etag"], row["output"], Path(uri).suffix)
@@ -346,6 +373,9 @@ class _PartWork:
         rows = []
         for member, record in shard.records.items():
             rows.append(self._row(row, record, member.name, f"{output}#{member.name}"))
+        if not rows:
+            nothing = Record(input=uri, status="done", output=output, warning="it holds no recordings")
+            rows.append(self._row(row, nothing))
         return rows
 
     def _row(
