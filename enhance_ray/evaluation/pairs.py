@@ -11,19 +11,17 @@ in the mixture, at its level there.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import fsspec
 import numpy as np
 from jaxtyping import Float32
 
 from enhance_ray import audio, metrics
-from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.audio import lists
 from enhance_ray.errors import AudioReadError, ConfigError
 from enhance_ray.evaluation import facts
 from enhance_ray.evaluation.settings import Condition, EvaluateConfig
@@ -198,13 +196,8 @@ def _read_table(path: str, names: Mapping[str, str]) -> dict[str, _About]:
 
     A column is of numbers if all that is in it is; an empty cell is then measured if it can be, or else nan.
     """
-    try:
-        with fsspec.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = list(reader.fieldnames or ())
-    except FILE_ERRORS as error:
-        raise ConfigError(path, f"cannot be read: {explain(error)}") from error
+    rows = list(lists.read_rows(path, ("file", "condition")))
+    columns = list(rows[0]) if rows else []
     if "file" not in columns:
         raise ConfigError(
             path, f"needs a column 'file', of paths below the folders; it has {', '.join(columns)}"

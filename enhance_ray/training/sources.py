@@ -12,8 +12,6 @@ A shard's recordings are addressed by where they lie in it, so that one of them 
 
 from __future__ import annotations
 
-import csv
-import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +22,14 @@ from typing import Any
 import fsspec
 
 from enhance_ray import audio
-from enhance_ray.audio import is_remote
+from enhance_ray.audio import is_remote, lists
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioReadError, ConfigError
 from enhance_ray.training.splits import Split, held_out
 
 MANIFEST_NAME = "manifest.parquet"
-_LISTS = (".csv", ".jsonl", ".parquet")
+_LISTS = (*lists.TABLES, ".parquet")
+_COLUMNS = ("file", "uri", "split", "speaker", "offset", "size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,20 +191,12 @@ def _rows(path: str) -> Iterator[Mapping[str, Any]]:
         if path.endswith(".parquet"):
             yield from _parquet_rows(path)
             return
-        with fsspec.open(path, "rt", encoding="utf-8", newline="") as lines:
-            if path.endswith(".csv"):
-                reader = csv.DictReader(lines)
-                if not {"file", "uri"} & set(reader.fieldnames or ()):
-                    raise ConfigError(
-                        path, "expected a column 'file' or 'uri', and perhaps split and speaker"
-                    )
-                yield from reader
-            else:
-                yield from (json.loads(line) for line in lines if line.strip())
+        for number, row in enumerate(lists.read_rows(path, _COLUMNS)):
+            if number == 0 and not {"file", "uri"} & row.keys():
+                raise ConfigError(path, "expected a column 'file' or 'uri', and perhaps split and speaker")
+            yield row
     except (ConfigError, GeneratorExit):
         raise
-    except json.JSONDecodeError as error:
-        raise ConfigError(path, f"is not JSON lines: {error}") from error
     except FILE_ERRORS as error:
         raise ConfigError(path, f"cannot be read: {explain(error)}") from error
 

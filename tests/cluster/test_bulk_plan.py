@@ -120,7 +120,7 @@ def test_a_manifest_carries_its_columns_through(tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('{"url": "x"}', 'row 1: expected a column "uri"'), ("{", "no readable manifest"), ("", "no audio")],
+    [('{"url": "x"}', 'row 1: expected a column "uri"'), ("{", "line 1: is not JSON"), ("", "no audio")],
 )
 def test_a_manifest_that_is_none_is_refused_by_name(tmp_path, text, reason):
     path = tmp_path / "list.jsonl"
