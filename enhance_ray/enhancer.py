@@ -7,10 +7,12 @@ import dataclasses
 import functools
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,6 +34,11 @@ from enhance_ray.options import MODEL_RATE, EnhanceOptions, Precision
 logger = logging.getLogger(__name__)
 
 Waveform = TypeVar("Waveform", NDArray[np.floating], Tensor)
+Layout = Literal["channel_time", "time_channel"]
+"""Order of the dimensions of an array."""
+
+_MOST_CHANNELS = 64
+"""More are samples, in an array whose dimensions are the other way round."""
 
 _GPU_BYTES_PER_ROW = {"denoise": 3 * 2**29, "enhance": 3 * 2**30}
 """Of 30 s at the original's size, on the safe side of what a CPU's process grows by."""
@@ -154,7 +161,12 @@ class Enhancer:
         return min(16, max(1, free // needed))
 
     def denoise(
-        self, waveform: Waveform, sample_rate: int, options: EnhanceOptions | None = None
+        self,
+        waveform: Waveform,
+        sample_rate: int,
+        options: EnhanceOptions | None = None,
+        *,
+        layout: Layout = "channel_time",
     ) -> tuple[Waveform, int]:
         """Remove what is not speech from a recording in memory.
 
@@ -162,19 +174,25 @@ class Enhancer:
             waveform: (channel, time) or (time,), floating point, full scale at 1; NumPy or torch.
             sample_rate: of ``waveform``, in Hz.
             options: what to do; the defaults of `EnhanceOptions` if None.
+            layout: "time_channel" for (time, channel), as `soundfile.read` gives it.
 
         Returns:
-            float32 of the same kind and dimensions with ceil(time 44100 / sample_rate) samples,
+            float32 of the same kind, dimensions and layout with ceil(time 44100 / sample_rate) samples,
             and their rate, 44,100 Hz.
 
         Raises:
             AudioError: the waveform is empty or holds NaN or infinite samples.
-            ConfigError: it is no floating-point array of one or two dimensions.
+            ConfigError: it is no floating-point array of one or two dimensions, or has them in another order.
         """
-        return self._process(waveform, sample_rate, _in_mode(options, "denoise"))
+        return self._process(waveform, sample_rate, _in_mode(options, "denoise"), layout)
 
     def enhance(
-        self, waveform: Waveform, sample_rate: int, options: EnhanceOptions | None = None
+        self,
+        waveform: Waveform,
+        sample_rate: int,
+        options: EnhanceOptions | None = None,
+        *,
+        layout: Layout = "channel_time",
     ) -> tuple[Waveform, int]:
         """Restore a recording in memory: remove noise, undo distortion, extend the band to 44.1 kHz.
 
@@ -184,13 +202,25 @@ class Enhancer:
             AudioError: the waveform is empty or holds NaN or infinite samples.
             ConfigError: it is no floating-point array of one or two dimensions, or `check` refuses.
         """
-        return self._process(waveform, sample_rate, _in_mode(options, "enhance"))
+        return self._process(waveform, sample_rate, _in_mode(options, "enhance"), layout)
 
-    def _process(self, waveform: Waveform, sample_rate: int, options: EnhanceOptions) -> tuple[Waveform, int]:
-        rows = _as_tensor(waveform)
+    def _process(
+        self, waveform: Waveform, sample_rate: int, options: EnhanceOptions, layout: Layout
+    ) -> tuple[Waveform, int]:
+        rows, sample_rate = _as_tensor(waveform), _as_rate(sample_rate)
         if rows.ndim not in (1, 2):
             raise ConfigError(
                 "waveform", f"expected (channel, time) or (time,), got shape {tuple(rows.shape)}"
+            )
+        if layout == "time_channel":
+            rows = rows.T.contiguous() if rows.ndim == 2 else rows
+        elif layout != "channel_time":
+            raise ConfigError("layout", f"expected channel_time or time_channel, got {layout}")
+        if rows.ndim == 2 and len(rows) > _MOST_CHANNELS:
+            raise ConfigError(
+                "waveform",
+                f"its shape {tuple(rows.shape)} means {len(rows):,} channels: expected (channel, time); "
+                "soundfile.read gives (time, channel): pass its transpose, or layout='time_channel'",
             )
         blocks = torch.atleast_2d(rows).split(BLOCK_SECONDS * sample_rate, dim=-1)
         output = torch.cat(
@@ -199,6 +229,8 @@ class Enhancer:
         )
         if rows.ndim == 1:
             output = output[0]
+        elif layout == "time_channel":
+            output = output.T
         return (output.to(waveform.device) if isinstance(waveform, Tensor) else output.numpy()), MODEL_RATE
 
     def denoise_stream(
@@ -263,6 +295,7 @@ class Enhancer:
         """
         options = options or EnhanceOptions()
         self.check(options)
+        sample_rate = _as_rate(sample_rate)
         batcher: Batcher[None] = Batcher(self, options, batch_size or self.batch_size)
         send = functools.partial(batcher.results, None)
         restoration = Restoration(self.framing, send, sample_rate, channels, options, name=name)
@@ -381,16 +414,38 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def _as_rate(sample_rate: Any) -> int:
+    """A rate as whole Hz, which 44100.0 is too."""
+    if isinstance(sample_rate, Real) and not isinstance(sample_rate, bool):
+        whole = math.isfinite(sample_rate) and int(sample_rate) == sample_rate
+        if whole and sample_rate > 0:
+            return int(sample_rate)
+    raise ConfigError("sample_rate", f"expected a positive whole number of Hz, got {sample_rate!r:.40}")
+
+
 def _in_mode(options: EnhanceOptions | None, mode: Literal["denoise", "enhance"]) -> EnhanceOptions:
     return dataclasses.replace(options or EnhanceOptions(), mode=mode)
 
 
-def _as_tensor(waveform: NDArray[np.floating] | Tensor) -> Tensor:
+def _as_tensor(waveform: Any) -> Tensor:
     """As float32 on the CPU, sharing memory where that is possible."""
-    if isinstance(waveform, np.ndarray):
+    if isinstance(waveform, Real):
+        raise ConfigError("waveform", "it is a number: the waveform comes first, then its sample_rate")
+    if isinstance(waveform, str | Path):
+        raise ConfigError(
+            "waveform",
+            "it is a path: read the file first, with soundfile.read, or give it to files.enhance_files",
+        )
+    if not isinstance(waveform, Tensor):
+        try:
+            waveform = np.asarray(waveform)
+        except ValueError as error:
+            raise ConfigError("waveform", "its channels differ in length") from error
         if not np.issubdtype(waveform.dtype, np.floating):
             raise ConfigError(
-                "waveform", f"expected floating point with full scale at 1, got {waveform.dtype}"
+                "waveform",
+                f"expected floating point with full scale at 1, got {waveform.dtype}"
+                + (": divide it by 32768" if waveform.dtype == np.int16 else ""),
             )
         return torch.from_numpy(np.require(waveform, np.float32, ["C", "W"]))
     if not waveform.is_floating_point():

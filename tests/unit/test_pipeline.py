@@ -1,5 +1,6 @@
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,6 +297,43 @@ def test_a_recording_without_samples_is_refused():
 def test_integer_samples_are_refused_because_their_full_scale_is_unknown(waveform):
     with pytest.raises(ConfigError, match="expected floating point with full scale at 1"):
         enhancer().denoise(waveform, RATE)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "reason"),
+    [
+        (np.zeros((44_100, 2), np.float32), RATE, r"means 44,100 channels.*layout='time_channel'"),
+        ("talk.wav", RATE, "it is a path: read the file first"),
+        (Path("talk.wav"), RATE, "it is a path: read the file first"),
+        ([[0.1, 0.2], [0.1]], RATE, "its channels differ in length"),
+        ([1, 2, 3], RATE, "expected floating point"),
+        (RATE, np.zeros(100, np.float32), "it is a number: the waveform comes first"),
+        (np.zeros(100, np.float32), 0, "expected a positive whole number of Hz, got 0"),
+        (np.zeros(100, np.float32), 44_100.5, "expected a positive whole number of Hz, got 44100.5"),
+        (np.zeros(100, np.float32), float("nan"), "expected a positive whole number of Hz, got nan"),
+        (np.zeros(100, np.float32), None, "expected a positive whole number of Hz, got None"),
+        (np.zeros(100, np.float32), "44100", "expected a positive whole number of Hz, got '44100'"),
+    ],
+)
+def test_what_is_no_waveform_or_no_rate_is_said_in_one_sentence(waveform, rate, reason):
+    with pytest.raises(ConfigError, match=reason):
+        enhancer().denoise(waveform, rate)
+
+
+def test_arrays_as_soundfile_gives_them_come_back_so(denoiser):
+    engine = enhancer(denoiser)
+    waveform = speech_like(1, channels=2)
+    expected, _ = engine.denoise(waveform, RATE)
+
+    output, _ = engine.denoise(waveform.T.numpy(), float(RATE), layout="time_channel")
+    mono, _ = engine.denoise(waveform[0].numpy(), RATE, layout="time_channel")
+    of_list, _ = engine.denoise(waveform.tolist(), RATE)
+
+    np.testing.assert_array_equal(output, expected.T)
+    np.testing.assert_array_equal(of_list, expected)
+    assert mono.shape == (expected.shape[1],)
+    with pytest.raises(ConfigError, match="layout: expected channel_time or time_channel"):
+        engine.denoise(waveform, RATE, layout="rows")
 
 
 def test_arrays_of_another_shape_than_announced_are_refused():
