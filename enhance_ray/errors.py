@@ -68,6 +68,10 @@ class AudioError(EnhanceRayError):
     def __str__(self) -> str:
         return f"cannot {self.action} {self.path}: {self.reason}"
 
+    def reason_for(self, name: str) -> str:
+        """Why ``name`` failed: the reason, with the file that it is about where that is another one."""
+        return self.reason if self.path == name else str(self)
+
 
 class AudioReadError(AudioError):
     """An input cannot be decoded: damaged, empty, not audio, or unreachable."""

@@ -44,6 +44,7 @@ RANGE_DB = 80.0
 INK = "#808080"
 """Of the pictures' text and axes: can be read on white and on black."""
 BEFORE, AFTER = "#9aa0a6", "#2f81f7"
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,10 +95,14 @@ class Record:
 
 
 def to_json(record: Record) -> str:
-    """One line of JSON without its newline. JSON has no infinity: a level of -inf dB is written as null."""
+    """One line of JSON without its newline. JSON has no infinity: a level of -inf dB is written as null.
+
+    A name of a file that is no UTF-8 is written by escapes, which JSON's readers turn back into that name.
+    """
     tree = {key: _plain_number(value) for key, value in config.to_tree(record).items()}
     tree["scores"] = {name: score for name, score in record.scores.items() if math.isfinite(score)}
-    return json.dumps(tree, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(tree, ensure_ascii=False, allow_nan=False)
+    return json.dumps(tree, allow_nan=False) if _SURROGATES.search(text) else text
 
 
 def from_json(line: str, where: str = "record") -> Record:
@@ -218,7 +223,7 @@ def html(
         ],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def spectrogram_pair(
@@ -457,7 +462,7 @@ def _player(path: Path, folder: Path) -> str:
         kind = mimetypes.guess_type(path.name)[0] or "audio/wav"
         source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     else:
-        source = urllib.parse.quote(os.path.relpath(path, folder))
+        source = urllib.parse.quote(os.fsencode(os.path.relpath(path, folder)))
     return f'<audio controls preload="metadata" src="{escape(source)}"></audio>'
 
 

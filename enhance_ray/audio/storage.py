@@ -40,7 +40,7 @@ FILE_ERRORS = Exception
 
 def is_remote(path: str) -> bool:
     """Whether ``path`` is an fsspec URI and not a path of this machine."""
-    return "://" in path or "::" in path
+    return "://" in path
 
 
 def local_path(path: str) -> str:

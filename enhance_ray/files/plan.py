@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import fsspec
 
 from enhance_ray import audio, config, report
+from enhance_ray.audio import lists
 from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.report import Record
@@ -30,8 +30,8 @@ def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -
 
     Args:
         source: a file; a folder, searched with its subfolders; ``@files.txt`` with a path on each line; or
-            a ``.jsonl`` list of objects with "uri" and, if it pleases, "output". Paths in lists are
-            relative to the working directory.
+            a ``.jsonl`` or ``@list.csv`` with "uri" (or "file") and, if it pleases, "output". Paths in lists
+            are relative to the working directory.
         target: a file for a file; otherwise a folder, in which the tree of the inputs is kept. An
             existing folder, or a name that ends in a slash, is a folder for a file too.
         options: of which the format decides extensions.
@@ -42,8 +42,8 @@ def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -
         changed get it in full: talk.mp4.m4a.
 
     Raises:
-        ConfigError: a list cannot be read, nothing was found, an output would replace an input, or two
-            jobs ask for one output.
+        ConfigError: a list cannot be read, nothing was found, the one input does not exist, an output would
+            replace an input, or two jobs ask for one output.
     """
     wanted = (options or EnhanceOptions()).format
     if source.startswith("@") or source.endswith(".jsonl"):
@@ -53,6 +53,8 @@ def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -
         jobs = _jobs_into_folder(dict.fromkeys(_found(source, target)), source, target, wanted)
     elif target.endswith("/") or _is_folder(target):
         jobs = _jobs_into_folder({source: None}, _parent(source), target, wanted)
+    elif not audio.is_remote(source) and not Path(source).exists():
+        raise ConfigError(source, "there is no such file or folder")
     else:
         jobs = [Job(source, _with_known_extension(target, wanted))]
     _refuse_clashes(jobs)
@@ -100,26 +102,15 @@ def done_before(report_path: str | Path, fingerprint: str, options: EnhanceOptio
 
 def _read_list(path: str) -> dict[str, str | None]:
     """Inputs of a list, each with the output that the list gives it, if any."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, f"the list cannot be read: {error}") from error
     listed: dict[str, str | None] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if not path.endswith(".jsonl"):
-            listed[line.strip()] = None
-            continue
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(where, f"is not JSON: {error}") from error
-        uri, output = (row.get("uri"), row.get("output")) if isinstance(row, dict) else (None, None)
-        if not isinstance(uri, str) or not isinstance(output, str | None):
-            raise ConfigError(where, 'expected {"uri": text} and optionally "output": text')
-        listed[uri] = output
+    if not path.lower().endswith(lists.TABLES):
+        listed = dict.fromkeys(lists.read_lines(path))
+    else:
+        for number, row in enumerate(lists.read_rows(path, ("uri", "file", "output")), 1):
+            uri, output = row.get("uri") or row.get("file"), row.get("output") or None
+            if not isinstance(uri, str) or not isinstance(output, str | None):
+                raise ConfigError(f"{path}: row {number}", 'expected "uri" with text and perhaps "output"')
+            listed[uri] = output
     if not listed:
         raise ConfigError(path, "the list is empty")
     return listed

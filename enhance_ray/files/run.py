@@ -308,7 +308,7 @@ class _FileWork:
                 input=job.input,
                 status="failed",
                 code=error.code,
-                reason=error.reason,
+                reason=error.reason_for(job.input),
                 model=self.enhancer.fingerprint,
                 options=self._options_tree,
             )

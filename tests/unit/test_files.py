@@ -2,6 +2,7 @@ import dataclasses
 import gc
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -175,12 +176,32 @@ def test_an_input_that_breaks_off_in_the_middle_leaves_nothing_or_what_there_was
     assert record.seconds == pytest.approx(3, abs=0.01)
 
 
+def test_any_name_that_a_folder_holds_is_done_and_its_record_leads_back_to_it(tmp_path):
+    names = [b"a.wav", b"caf\xe9.wav", b"show :: 1.wav", b"50% #1.wav", "line\u2028end\n.wav".encode()]
+    sound = write_noise(tmp_path / "in" / "a.wav")
+    for name in names[1:]:
+        shutil.copy(sound, tmp_path / "in" / os.fsdecode(name))
+    report_path = tmp_path / "report.jsonl"
+
+    jobs = plan_jobs(str(tmp_path / "in"), str(tmp_path / "out"), OPTIONS)
+    list(enhance_files(jobs, enhancer(), OPTIONS, report_path=report_path))
+    records = report.read(report_path)
+    report.html(tmp_path / "report.html", records, examples=5)
+
+    report_path.read_text(encoding="utf-8")
+    assert sorted(os.fsencode(Path(record.input).name) for record in records) == sorted(names)
+    assert {record.status for record in records} == {"done"}
+    assert all(Path(record.output).exists() for record in records)
+    assert sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir()) == sorted(names)
+
+
 def test_an_output_that_exists_is_kept_unless_forced(tmp_path):
     source = write_noise(tmp_path / "a.wav")
     existing = tmp_path / "b.wav"
     existing.write_text("precious")
     (record,) = enhance_files([Job(str(source), str(existing))], enhancer(), OPTIONS)
     assert (record.code, existing.read_text()) == ("audio_unwritable", "precious")
+    assert record.reason == f"cannot write {existing}: it exists (--force overwrites it)"
     (record,) = enhance_files([Job(str(source), str(existing))], enhancer(), OPTIONS, force=True)
     assert record.status == "done"
     np.testing.assert_array_equal(samples(existing), samples(source))
@@ -519,7 +540,7 @@ def test_json_lines_may_name_outputs_and_remote_places(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("a.jsonl", '{"uri": "a.wav"}\n{"url": "b.wav"}\n', "line 2: expected"),
+        ("a.jsonl", '{"uri": "a.wav"}\n{"url": "b.wav"}\n', "row 2: expected"),
         ("a.jsonl", '{"uri": \n', "line 1: is not JSON"),
         ("@a.txt", "\n", "the list is empty"),
         ("@none.txt", None, "cannot be read"),
@@ -549,6 +570,9 @@ def test_a_plan_that_would_lose_something_is_refused(tmp_path):
 
 def test_a_plan_without_inputs_or_with_a_name_that_says_no_format_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
+    touch(tmp_path, "a.wav")
+    with pytest.raises(ConfigError, match=r"missing: there is no such file or folder"):
+        planned(tmp_path / "missing", tmp_path / "out")
     with pytest.raises(ConfigError, match="no audio was found"):
         planned(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(ConfigError, match="must be a folder, or end in one of"):

@@ -8,11 +8,11 @@ adds what is new: objects that were not there, and objects whose etag has change
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import itertools
 import json
+import logging
 import queue
 import re
 import threading
@@ -31,17 +31,19 @@ import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from enhance_ray import audio
-from enhance_ray.audio import Patience, is_remote
+from enhance_ray.audio import Patience, is_remote, lists
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import MANIFEST, JobState
 from enhance_ray.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 SHARD_EXTENSIONS = (".tar", ".parquet")
 """Objects that hold recordings: WebDataset's tar, and Parquet with a column "audio"."""
 
 _WILD = "*?["
-_MANIFESTS = (".parquet", ".jsonl", ".csv")
+_MANIFESTS = (".parquet", *lists.TABLES)
 _IGNORED = "manifest.parquet"  # beside shards, as `enhance-ray corpus pack` writes it
 _PARTS_PER_ACTOR = 8
 _LOOK_AHEAD = 100_000  # inputs whose number decides how small parts are
@@ -94,7 +96,8 @@ def plan(
 
     def fresh() -> Iterator[Entry]:
         nonlocal listed
-        for page in _paged(entries(settings), 1000):
+        for found in _paged(entries(settings), 1000):
+            page = [entry for entry in found if _is_utf_8(entry.uri)]
             listed += len(page)
             yield from itertools.compress(page, known.add(_digests((e.uri, e.etag) for e in page)))
 
@@ -113,6 +116,16 @@ def plan(
     if not listed:
         raise ConfigError(settings.input, "no audio was found in it")
     return Planned(listed, added, number - first)
+
+
+def _is_utf_8(uri: str) -> bool:
+    """Whether a manifest can hold a name; if not, the user is told."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        logger.warning("%a is passed over, its name is no UTF-8: rename it, or use `enhance-ray`", uri)
+        return False
+    return True
 
 
 def entries(settings: BulkConfig) -> Iterator[Entry]:
@@ -194,13 +207,11 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
                 for batch in table.iter_batches(1000):
                     yield from batch.to_pylist()
         else:
-            with fsspec.open(path, "rt", encoding="utf-8", newline="") as lines:
-                if path.endswith(".csv"):
-                    yield from csv.DictReader(lines)
-                else:
-                    yield from map(json.loads, filter(str.strip, lines))
+            yield from lists.read_rows(path, Entry._fields)
     except (ValueError, pa.ArrowException) as error:
         raise ConfigError(path, f"is no readable manifest: {explain(error)}") from error
+    except ConfigError:
+        raise
     except FILE_ERRORS as error:
         raise ConfigError(path, f"cannot be read: {explain(error)}") from error
 

@@ -343,7 +343,8 @@ class JobsDeployment:
         except _Cancelled:
             return
         except AudioError as error:
-            recording.status, recording.error, recording.reason = "failed", error.code, error.reason
+            recording.status, recording.error = "failed", error.code
+            recording.reason = error.reason_for(recording.input)
         except EnhanceRayError as error:
             recording.status, recording.error = "failed", str(getattr(error, "code", "unknown"))
             recording.reason = str(getattr(error, "reason", error))
