@@ -18,6 +18,7 @@ from av.stream import Disposition
 from enhance_ray.audio.formats import MAX_CHANNELS, MAX_RATE, MAX_SAMPLE, MIN_RATE, AudioInfo, Block
 from enhance_ray.audio.headers import (
     ChunkHeader,
+    RawSamples,
     find_ogg_damage,
     flac_length_is_open,
     mp3_length,
@@ -41,6 +42,8 @@ OnDamage = Callable[[str], None]
 
 class _Source(Protocol):
     info: AudioInfo
+    remark: str | None
+    """What is odd about the file, and does no harm."""
 
     def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
         """Samples in order, in pieces of any length."""
@@ -144,11 +147,11 @@ class Decoder:
 
     @property
     def warning(self) -> str | None:
-        """With ``partial``: what is wrong with the file, as far as it was read; None where nothing is."""
-        if not self._damage:
-            return None
+        """What is odd about the file; with ``partial`` also what is wrong with it, as far as it was read.
+        None where nothing is."""
         more = f" (and {len(self._damage) - 1} more places)" if len(self._damage) > 1 else ""
-        return self._damage[0] + more
+        damage = self._damage[0] + more if self._damage else None
+        return "; ".join(filter(None, [self._source.remark, damage])) or None
 
     def __iter__(self) -> Iterator[Block]:
         if self.info.container == "ogg":
@@ -256,11 +259,13 @@ class _SoundfileSource:
     def __init__(self, file: CallbackFile, path: str, header: ChunkHeader | None) -> None:
         self._file = file
         self._missing_bytes = header.missing_bytes if header is not None else 0
+        raw = header.raw if header is not None else None
+        self.remark = raw.remark if raw is not None else None
         file_bytes = file.seek(0, os.SEEK_END)
         tags = _read_tags(file)
         file.seek(0)
         try:
-            self._sound = soundfile.SoundFile(file)
+            self._sound = soundfile.SoundFile(file) if raw is None else _open_raw(file, header, raw)
         except soundfile.LibsndfileError as error:
             raise AudioReadError(path, f"its header is damaged ({_sndfile_reason(error)})") from error
         sound = self._sound
@@ -305,6 +310,40 @@ class _SoundfileSource:
 
     def close(self) -> None:
         self._sound.close()
+
+
+def _open_raw(file: CallbackFile, header: ChunkHeader, raw: RawSamples) -> soundfile.SoundFile:
+    return soundfile.SoundFile(
+        _Window(file, raw.start, raw.size),
+        format="RAW",
+        subtype=raw.subtype,
+        samplerate=round(header.sample_rate),
+        channels=header.channels,
+        endian="BIG" if raw.is_big_endian else "LITTLE",
+    )
+
+
+class _Window:
+    """A part of a file, as a file; as much of one as soundfile asks for."""
+
+    def __init__(self, file: CallbackFile, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._position += len(data)
+        return data
 
 
 def _sndfile_reason(error: soundfile.LibsndfileError) -> str:
@@ -357,6 +396,8 @@ def _tags(*metadata: Mapping[str, str]) -> dict[str, str]:
 
 class _LibavSource:
     """Everything that libav can demux and decode."""
+
+    remark: str | None = None
 
     def __init__(self, file: CallbackFile, path: str, missing_bytes: int = 0) -> None:
         self._missing_bytes = missing_bytes

@@ -23,11 +23,28 @@ class ChunkHeader:
     """Format tag of wav, compression type of aiff, format id of caf."""
     missing_bytes: int
     """Bytes of samples that are announced and not there."""
+    raw: RawSamples | None = None
+    """Where they are, if no library finds all of them by this header."""
 
     @property
     def is_plain(self) -> bool:
         """Whether samples are stored as such, which libsndfile decodes."""
         return self.coding in _PLAIN_CODINGS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawSamples:
+    """Plain samples without a header."""
+
+    start: int
+    """Their first byte."""
+    size: int
+    """In bytes."""
+    subtype: str
+    """As libsndfile calls it."""
+    is_big_endian: bool
+    remark: str | None
+    """What is wrong with the header, for people."""
 
 
 # Integers, floats, A-law and mu-law.
@@ -36,6 +53,16 @@ _PLAIN_CODINGS = frozenset([1, 3, 6, 7, b"lpcm", b"alaw", b"ulaw", b"ALAW", b"UL
 )
 _EXTENSIBLE = 0xFFFE  # the format tag that says: look further back
 _OPEN_END = 0xFFFFFFFF  # the size that a program writes which cannot go back to correct it
+# Others write the largest that a signed number holds, less what their headers and buffers take.
+_OPEN_ENDS = (range(0x7FFF_0000, 0x8000_0010), range(0xFFFF_0000, 0x1_0000_0000))
+_RAW_SUBTYPES = {
+    (1, 1): "PCM_U8", (1, 2): "PCM_16", (1, 3): "PCM_24", (1, 4): "PCM_32", (3, 4): "FLOAT", (3, 8): "DOUBLE",
+    (6, 1): "ALAW", (7, 1): "ULAW",
+}  # fmt: skip
+"""By format tag of wav and bytes of a sample."""
+_BEHIND = (b"TAG", b"ID3", b"APETAGEX", b"LIST", b"list", b"id3 ")
+"""What programs leave behind the samples, be it a proper chunk or not; or zeros, up to `_PADDING`."""
+_PADDING = 2**20
 
 
 def read_chunk_header(file: CallbackFile, path: str) -> ChunkHeader | None:
@@ -47,8 +74,8 @@ def read_chunk_header(file: CallbackFile, path: str) -> ChunkHeader | None:
     """
     file.seek(0)
     head = file.read(12)
-    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
-        return _wav_header(path, _chunks(file, 12, "<4sI", b"data"), file.seek(0, os.SEEK_END))
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:] == b"WAVE":
+        return _wav_header(file, path, ">" if head[:4] == b"RIFX" else "<")
     if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
         return _aiff_header(path, _chunks(file, 12, ">4sI", b"SSND"), file.seek(0, os.SEEK_END))
     if head[:4] == b"caff":
@@ -94,24 +121,63 @@ def _missing(path: str, samples: _Chunk | None, size: int, file_bytes: int) -> i
     return max(0, samples.start + size - file_bytes)
 
 
-def _wav_header(path: str, chunks: Mapping[bytes, _Chunk], file_bytes: int) -> ChunkHeader:
+def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
+    chunks = _chunks(file, 12, f"{order}4sI", b"data")
+    file_bytes = file.seek(0, os.SEEK_END)
     body = _described(path, chunks, b"fmt ", 16)
-    coding, channels, rate = struct.unpack_from("<HHI", body)
+    coding, channels, rate, _, frame_bytes, _ = struct.unpack_from(f"{order}HHIIHH", body)
     if coding == _EXTENSIBLE and len(body) >= 26:
-        (coding,) = struct.unpack_from("<H", body, 24)
+        (coding,) = struct.unpack_from(f"{order}H", body, 24)
     data = chunks.get(b"data")
     size = data.size if data else 0
-    if size == _OPEN_END:  # RF64 keeps it elsewhere
-        size = (
-            struct.unpack_from("<8xQ", _described(path, chunks, b"ds64", 16))[0] if b"ds64" in chunks else 0
+    if size == _OPEN_END and b"ds64" in chunks:  # RF64 keeps it elsewhere
+        (size,) = struct.unpack_from("<8xQ", _described(path, chunks, b"ds64", 16))
+    there = file_bytes - data.start if data else 0
+    remark = None
+    if there and _says_nothing(file, data.start, size, there, f"{order}4sI"):
+        remark = f"its header announces {size:,} bytes of samples, and {there:,} are there: all were read"
+        size = there
+    subtype = _RAW_SUBTYPES.get((coding, frame_bytes // max(channels, 1)))
+    raw = None
+    if data and subtype and (remark or order == ">"):
+        whole = min(size, there) // frame_bytes * frame_bytes
+        raw = RawSamples(
+            start=data.start, size=whole, subtype=subtype, is_big_endian=order == ">", remark=remark
         )
+    elif order == ">":
+        raise AudioReadError(path, "it is a big-endian wav (RIFX) of a coding that is not supported")
     return ChunkHeader(
         container="wav",
         sample_rate=rate,
         channels=channels,
         coding=coding,
         missing_bytes=_missing(path, data, size, file_bytes),
+        raw=raw,
     )
+
+
+def _says_nothing(file: CallbackFile, start: int, size: int, there: int, prefix: str) -> bool:
+    """Whether the ``size`` of samples that ``there`` bytes begin with at ``start`` is no size of theirs.
+
+    Who cannot go back, or was killed before, leaves 0 or a largest number; of more than 4 GiB a size is what
+    is left after as many whole ones. A recording that was cut off announces what it had.
+    """
+    if size >= there:
+        return size > there and any(size in sizes for sizes in _OPEN_ENDS)
+    behind = there - size
+    if size and behind <= size:
+        return False
+    for position in (start + size, start + size + 1):  # a pad byte may be there or lack
+        file.seek(position)
+        head = file.read(8)
+        if head.startswith(_BEHIND) or (size and behind <= _PADDING and not any(head)):
+            return False
+        if len(head) == 8:
+            name, following = struct.unpack(prefix, head)
+            is_name = name.isascii() and name.decode("ascii").isprintable()
+            if is_name and following <= behind:
+                return False
+    return True
 
 
 def _aiff_header(path: str, chunks: Mapping[bytes, _Chunk], file_bytes: int) -> ChunkHeader:

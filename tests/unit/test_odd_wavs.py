@@ -1,0 +1,120 @@
+"""Wavs whose sizes say nothing are read to their end, with a word; those that are cut off are not."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from enhance_ray import audio
+from enhance_ray.errors import AudioReadError
+
+RATE = 16_000
+SIZE = 2 * RATE  # of a second
+
+
+def tone():
+    return (0.5 * np.sin(np.arange(RATE) * 0.17)).astype(np.float32)
+
+
+def wav(data, size=None, *, riff=None, order="<", magic=None, behind=b"", ds64=None, bits=16, coding=1):
+    """A wav with whatever sizes; correct ones by default."""
+    magic = magic or (b"RIFF" if order == "<" else b"RIFX")
+    extra = b"" if ds64 is None else b"ds64" + struct.pack("<IQQQI", 28, 0, ds64, 0, 0)
+    width = bits // 8
+    body = struct.pack(f"{order}HHIIHH", coding, 1, RATE, RATE * width, width, bits)
+    chunks = extra + b"fmt " + struct.pack(f"{order}I", 16) + body
+    chunks += b"data" + struct.pack(f"{order}I", len(data) if size is None else size) + data + behind
+    return magic + struct.pack(f"{order}I", 4 + len(chunks) if riff is None else riff) + b"WAVE" + chunks
+
+
+def samples(order="<", dtype="i2"):
+    scaled = tone() if dtype.startswith("f") else np.round(tone() * 32767)
+    return scaled.astype(f"{order}{dtype}").tobytes()
+
+
+def decoded(content):
+    with audio.decode("odd.wav", data=content) as decoder:
+        blocks = np.concatenate(list(decoder), axis=1)
+        assert decoder.info.frames == blocks.shape[1]
+        return blocks[0], decoder.warning
+
+
+@pytest.mark.parametrize(
+    "size", [0, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 0xFFFF_FFDB, 1000], ids=hex
+)
+@pytest.mark.parametrize(("dtype", "coding"), [("i2", 1), ("f4", 3)])
+def test_what_is_there_is_read_where_the_size_says_nothing(size, dtype, coding):
+    data = samples(dtype=dtype)
+    content = wav(data, size, riff=min(size + 36, 0xFFFF_FFFF), bits=8 * int(dtype[1]), coding=coding)
+
+    waveform, warning = decoded(content)
+
+    np.testing.assert_allclose(waveform, tone(), atol=2e-4)
+    assert f"announces {size:,} bytes" in warning
+    assert f"{len(data):,} are there" in warning
+
+
+def test_an_rf64_whose_sizes_were_never_written_is_read():
+    waveform, warning = decoded(wav(samples(), 0xFFFF_FFFF, magic=b"RF64", riff=0xFFFF_FFFF, ds64=0))
+
+    assert len(waveform) == RATE
+    assert "announces 0 bytes" in warning
+
+
+def test_a_recording_of_silence_is_one():
+    waveform, _ = decoded(wav(bytes(SIZE), 0))
+
+    assert len(waveform) == RATE
+
+
+def test_a_big_endian_wav_is_read_as_such():
+    waveform, warning = decoded(wav(samples(">"), order=">"))
+
+    np.testing.assert_allclose(waveform, tone(), atol=2e-4)
+    assert warning is None
+    with pytest.raises(AudioReadError, match="RIFX"):
+        decoded(wav(samples(">"), order=">", coding=2))
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"LIST" + struct.pack("<I", 4000) + bytes(4000),
+        b"cue " + struct.pack("<I", 2000) + bytes(2000),
+        b"\0LIST" + struct.pack("<I", 4000) + bytes(4000),
+        b"TAG" + bytes(125),
+        bytes(5000),
+    ],
+    ids=["LIST", "cue", "pad", "ID3v1", "zeros"],
+)
+@pytest.mark.parametrize("frames", [0, 500, RATE])
+def test_what_stands_behind_the_samples_is_no_sound(behind, frames):
+    content = wav(samples()[: 2 * frames], behind=behind)
+
+    if frames:
+        waveform, warning = decoded(content)
+        assert (len(waveform), warning) == (frames, None)
+    elif behind[:1] != b"\0":  # nothing but zeros may be a recording
+        with pytest.raises(AudioReadError, match="no samples"):
+            decoded(content)
+
+
+def test_a_wav_that_was_cut_off_is_still_an_error():
+    for announced in (SIZE, 0x1234_5678):
+        with pytest.raises(AudioReadError, match="it breaks off"):
+            decoded(wav(samples()[: SIZE // 2], announced))
+
+
+def test_every_plain_coding_of_soundfile_is_found_by_its_tag():
+    for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW"):
+        file = io.BytesIO()
+        soundfile.write(file, tone(), RATE, format="WAV", subtype=subtype)
+        whole = file.getvalue()
+        at = whole.index(b"data") + 4
+
+        waveform, warning = decoded(whole[:at] + bytes(4) + whole[at + 4 :])
+
+        np.testing.assert_allclose(waveform, decoded(whole)[0], atol=1e-6)
+        assert warning
