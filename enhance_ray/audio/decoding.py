@@ -6,7 +6,7 @@ import io
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, Self
 
@@ -19,11 +19,11 @@ from enhance_ray.audio.formats import MAX_CHANNELS, MAX_RATE, MAX_SAMPLE, MIN_RA
 from enhance_ray.audio.headers import (
     ChunkHeader,
     RawSamples,
-    find_ogg_damage,
     flac_length_is_open,
     mp3_length,
     read_behind_id3,
     read_chunk_header,
+    read_ogg_pages,
     why_not_audio,
 )
 from enhance_ray.audio.storage import (
@@ -165,11 +165,14 @@ class Decoder:
 
     def _check_ogg(self) -> None:
         position = self._file.tell()  # which the library takes for granted
-        fault = find_ogg_damage(self._file)
+        pages = read_ogg_pages(self._file)
         self._file.raise_error()
         self._file.seek(position)
-        if fault is not None:
-            self._on_damage(fault)
+        if pages.fault is not None:
+            self._on_damage(pages.fault)
+        if len(pages.links) > 1:
+            self._source.close()
+            self._source = _Chain(self._file, self._path, pages.links, is_whole=pages.fault is None)
 
     def _checked(self) -> Iterator[Block]:
         position = 0
@@ -392,6 +395,44 @@ def _open_container(file: CallbackFile, **options: str) -> Any:
 def _tags(*metadata: Mapping[str, str]) -> dict[str, str]:
     merged = {name.lower(): value for each in metadata for name, value in each.items()}
     return {name: value for name, value in merged.items() if value and name not in _TECHNICAL_TAGS}
+
+
+class _Chain:
+    """Recordings of one file that stand one behind the other, of which libraries give the first, or less."""
+
+    remark: str | None = None
+
+    def __init__(self, file: CallbackFile, path: str, starts: Sequence[int], *, is_whole: bool) -> None:
+        """Open them all; if the file is not whole, perhaps without the last one.
+
+        Raises:
+            AudioReadError: one cannot be read, or they differ in what one output has one of.
+        """
+        stops = (*starts[1:], file.seek(0, os.SEEK_END))
+        self._links: list[_Source] = []
+        for start, stop in zip(starts, stops, strict=True):
+            window: Any = _Window(file, start, stop - start)
+            try:
+                self._links.append(_open_source(CallbackFile(window, path, read_error), path))
+            except AudioReadError:
+                if is_whole or start != starts[-1]:
+                    raise
+        kinds = {(link.info.sample_rate, link.info.channels) for link in self._links}
+        if len(kinds) > 1:
+            texts = " and ".join(f"{rate} Hz with {channels} channels" for rate, channels in sorted(kinds))
+            self.close()
+            raise AudioReadError(
+                path, f"it is a chain of {len(starts)} recordings of {texts}: cut it up at their beginnings"
+            )
+        self.info = self._links[0].info
+
+    def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
+        for link in self._links:
+            yield from link.pieces(on_damage)
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close()
 
 
 class _LibavSource:

@@ -114,6 +114,7 @@ _FORMATS = {
     "caf": ("caf", "pcm"),
     "vorbis": ("ogg", "vorbis"),
     "alac": ("m4a", "alac"),
+    "flac in ogg": ("ogg", "flac"),
 }
 # Bits per second and channel: where speech at 44.1 kHz is transparent, and where more is a waste.
 _BIT_RATES = {
@@ -129,6 +130,8 @@ def _kept_format(info: AudioInfo) -> str:
         return info.container if info.container in ("aiff", "caf") else "wav"
     if info.codec == "vorbis" and info.channels > 2:
         return "opus"  # libsndfile and libav order the channels of Vorbis surround differently
+    if info.codec == "flac" and info.container == "ogg":
+        return "flac in ogg"
     by_codec = {
         "flac": "flac",
         "mp3": "mp3",

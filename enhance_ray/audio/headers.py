@@ -209,11 +209,27 @@ def _caf_header(path: str, chunks: Mapping[bytes, _Chunk], file_bytes: int) -> C
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def find_ogg_damage(file: CallbackFile) -> str | None:
-    """The first fault in the pages of an Ogg file: decoders skip such pages and say nothing (RFC 3533)."""
+@dataclass(frozen=True, slots=True)
+class OggPages:
+    """What the pages of an Ogg file say, of which decoders say nothing (RFC 3533)."""
+
+    links: tuple[int, ...]
+    """First bytes of the recordings that were put one behind the other, as radio streams are."""
+    fault: str | None
+    """The first one: decoders skip pages that are damaged."""
+
+
+def read_ogg_pages(file: CallbackFile) -> OggPages:
+    """Go through all pages of an Ogg file, up to the first fault."""
+    links: list[int] = []
+    return OggPages(fault=_find_ogg_fault(file, links), links=tuple(links))
+
+
+def _find_ogg_fault(file: CallbackFile, links: list[int]) -> str | None:
     file.seek(0)
     following: dict[int, int] = {}  # the number of the next page of each stream
     position = 0
+    has_begun = False  # streams that sound together all begin before one of them goes on
     while header := file.read(27):
         if header[:4] != b"OggS":
             return f"it is damaged: no Ogg page at byte {position}"
@@ -227,6 +243,11 @@ def find_ogg_damage(file: CallbackFile) -> str | None:
         crc = int(f"{zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
         if crc != checksum:
             return f"it is damaged: wrong checksum of the Ogg page at byte {position}"
+        if begins := bool(header[5] & 2):
+            following.pop(serial, None)
+            if has_begun or not links:
+                links.append(position)
+        has_begun = not begins
         if number != following.get(serial, number):
             return f"it is damaged: Ogg pages are missing at byte {position}"
         following[serial] = number + 1
