@@ -229,7 +229,7 @@ def _open_source(file: CallbackFile, path: str) -> _Source:
         # libsndfile reads a wav or aiff that breaks off, and refuses a caf.
         if header.is_plain and not (header.container == "caf" and header.missing_bytes):
             return _SoundfileSource(file, path, header)
-        return _LibavSource(file, path, header.missing_bytes)
+        return _LibavSource(file, path, header.missing_bytes, trailing_bytes=header.block_bytes - 1)
     file.seek(0)
     head = file.read(64)
     if head.startswith(b"fLaC") and not flac_length_is_open(head):
@@ -440,8 +440,10 @@ class _LibavSource:
 
     remark: str | None = None
 
-    def __init__(self, file: CallbackFile, path: str, missing_bytes: int = 0) -> None:
-        self._missing_bytes = missing_bytes
+    def __init__(
+        self, file: CallbackFile, path: str, missing_bytes: int = 0, *, trailing_bytes: int = 0
+    ) -> None:
+        self._missing_bytes, self._trailing_bytes = missing_bytes, trailing_bytes
         file.seek(0)
         head = file.read(4096)
         self._first_bytes = read_behind_id3(file)
@@ -550,7 +552,7 @@ class _LibavSource:
                 expected_time = None if frame.time is None else frame.time + frame.samples / info.sample_rate
                 position += frame.samples
                 yield to_packed(frame)
-        if rejected_bytes > (_TRAILING_BYTES if bare else 0):
+        if rejected_bytes > (_TRAILING_BYTES if bare else self._trailing_bytes):
             on_damage(f"it is damaged at {position / info.sample_rate:.1f} s")
 
     def _packets(self, on_damage: OnDamage) -> Iterator[Any]:

@@ -19,9 +19,10 @@ MAX_SAMPLE = 2.0**31
 
 # fmt: off
 KNOWN_EXTENSIONS = frozenset({
-    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".avi", ".caf", ".flac", ".flv", ".m4a", ".m4b",
-    ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".oga", ".ogg", ".ogv", ".opus",
-    ".ts", ".wav", ".wave", ".webm", ".wma", ".wmv",
+    ".3g2", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".asf", ".au", ".avi", ".awb",
+    ".caf", ".dsf", ".eac3", ".flac", ".flv", ".gsm", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2",
+    ".mp3", ".mp4", ".mpeg", ".mpg", ".oga", ".ogg", ".ogv", ".opus", ".snd", ".tak", ".ts", ".tta", ".w64",
+    ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wv",
 })
 # fmt: on
 """Names that `find_audio` takes for audio, lower case. `probe` and `decode` ignore the name."""

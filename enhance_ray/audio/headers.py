@@ -23,6 +23,8 @@ class ChunkHeader:
     """Format tag of wav, compression type of aiff, format id of caf."""
     missing_bytes: int
     """Bytes of samples that are announced and not there."""
+    block_bytes: int = 1
+    """Of a wav: what its coding makes at a time; a rest behind the last one is padding."""
     raw: RawSamples | None = None
     """Where they are, if no library finds all of them by this header."""
 
@@ -152,6 +154,7 @@ def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
         channels=channels,
         coding=coding,
         missing_bytes=_missing(path, data, size, file_bytes),
+        block_bytes=frame_bytes,
         raw=raw,
     )
 

@@ -247,10 +247,14 @@ def is_known(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in KNOWN_EXTENSIONS
 
 
-def find_audio(folder: str) -> list[str]:
+def find_audio(folder: str, passed_over: list[str] | None = None) -> list[str]:
     """Every file under ``folder``, a local path or an fsspec URI, whose name looks like audio.
 
     Sorted, and without hidden files: unfinished outputs are hidden.
+
+    Args:
+        folder: where to search.
+        passed_over: where the names of the others go.
 
     Raises:
         AudioReadError: there is no such folder, or it cannot be listed.
@@ -267,4 +271,7 @@ def find_audio(folder: str) -> list[str]:
             found = [folder.rstrip("/") + name[len(root.rstrip("/")) :] for name in filesystem.find(root)]
         except FILE_ERRORS as error:
             raise AudioReadError(folder, f"it cannot be listed: {explain(error)}") from error
-    return sorted(name for name in found if is_known(name) and not PurePosixPath(name).name.startswith("."))
+    shown = [name for name in found if not PurePosixPath(name).name.startswith(".")]
+    if passed_over is not None:
+        passed_over += [name for name in shown if not is_known(name)]
+    return sorted(filter(is_known, shown))

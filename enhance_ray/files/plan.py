@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from enhance_ray.audio import lists
 from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.report import Record
+
+logger = logging.getLogger(__name__)
+
+_KINDS_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +123,25 @@ def _read_list(path: str) -> dict[str, str | None]:
 
 def _found(source: str, target: str) -> list[str]:
     """Audio below ``source``, without what earlier runs wrote to a ``target`` inside of it."""
+    others: list[str] = []
     try:
-        found = audio.find_audio(source)
+        found = audio.find_audio(source, others)
     except AudioError as error:
         raise ConfigError(source, error.reason) from error
     inside = f"{_absolute(target)}/"
     if _absolute(target) != _absolute(source):
         found = [name for name in found if not _absolute(name).startswith(inside)]
+        others = [name for name in others if not _absolute(name).startswith(inside)]
     if not found:
         raise ConfigError(source, "no audio was found in it")
+    if others:
+        kinds = Counter(_extension(name).lower() or "without one" for name in others).most_common(
+            _KINDS_NAMED
+        )
+        logger.warning(
+            "%s: %d files are passed over, whose extensions are none of sound: %s",
+            *(source, len(others), ", ".join(f"{kind} ({count})" for kind, count in kinds)),
+        )
     return found
 
 

@@ -500,6 +500,24 @@ def test_inputs_that_would_share_an_output_keep_their_whole_name(tmp_path):
     ]
 
 
+def test_a_folder_s_other_files_are_passed_over_with_a_word(tmp_path, caplog):
+    touch(
+        tmp_path,
+        "in/a.w64",
+        "in/b.WV",
+        "in/deep/c.tta",
+        "in/notes.txt",
+        "in/more.TXT",
+        "in/cover.jpg",
+        "in/.x",
+    )
+
+    assert len(planned(tmp_path / "in", tmp_path / "out")) == 3
+
+    assert "3 files are passed over" in caplog.text
+    assert ".txt (2), .jpg (1)" in caplog.text
+
+
 def test_outputs_of_an_earlier_run_inside_the_input_folder_are_no_inputs(tmp_path):
     touch(tmp_path, "a.wav", "clean/a.wav")
     assert planned(tmp_path, tmp_path / "clean") == {str(tmp_path / "a.wav"): str(tmp_path / "clean/a.wav")}

@@ -118,3 +118,14 @@ def test_every_plain_coding_of_soundfile_is_found_by_its_tag():
 
         np.testing.assert_allclose(waveform, decoded(whole)[0], atol=1e-6)
         assert warning
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+def test_a_pad_byte_that_counts_as_a_sample_is_none(pad):
+    body = struct.pack("<HHIIHHHH", 49, 1, 8000, 1625, 65, 0, 2, 320)  # GSM 06.10 as sox writes it
+    data = bytes(65) * 25 + bytes(pad)
+    chunks = b"fmt " + struct.pack("<I", len(body)) + body + b"data" + struct.pack("<I", len(data)) + data
+    content = b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+    with audio.decode("odd.wav", data=content) as decoder:
+        assert sum(block.shape[1] for block in decoder) == 8000
