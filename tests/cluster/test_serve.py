@@ -231,6 +231,8 @@ def wave(seconds, channels=1, rate=8000):
         ("/v1/denoise", {}, b"", 400, "empty"),
         ("/v1/denoise", {}, b"no sound", 422, "audio_unreadable"),
         ("/v1/denoise", {"strength": "7"}, wave(1), 400, "config_invalid"),
+        ("/v1/denoise", {"format": "m4a"}, wave(1), 415, "format_unknown"),
+        ("/v1/denoise", {"format": "ogg"}, wave(1), 415, "format_unknown"),
         ("/v1/denoise", {"colour": "red"}, wave(1), 400, "config_invalid"),
         ("/v1/enhance", {"nfe": "1000"}, wave(1), 400, "config_invalid"),
         ("/v1/denoise", {"mode": "enhance"}, wave(1), 400, "config_invalid"),

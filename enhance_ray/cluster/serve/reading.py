@@ -17,6 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
 from enhance_ray import config
+from enhance_ray.audio.streaming import STREAMED
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.settings import TOKENS_VARIABLE, ServeConfig
 from enhance_ray.errors import ConfigError
@@ -191,9 +192,13 @@ def wanted_format(given: Mapping[str, str], accept: str) -> str:
     """What the ``format`` of a request or its Accept header asks for.
 
     Raises:
-        RequestError: none of what is accepted can be given.
+        RequestError: it is none that is streamed, or none of what is accepted can be given.
     """
     if "format" in given:
+        if given["format"] not in ("keep", *STREAMED):
+            raise RequestError(
+                415, "format_unknown", f"format: expected keep or one of {', '.join(STREAMED)} for a request"
+            )
         return given["format"]
     accepted = [part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
     by_type = {kind: name for name, kind in MEDIA_TYPES.items()} | _OTHER_TYPES

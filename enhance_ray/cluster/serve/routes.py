@@ -20,6 +20,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from enhance_ray import __version__
+from enhance_ray.audio.streaming import STREAMED
 from enhance_ray.cluster.serve import reading, refusals
 from enhance_ray.cluster.serve.api import Ingress
 from enhance_ray.cluster.serve.jobs import Job, Order
@@ -226,6 +227,7 @@ def _options() -> dict[str, dict[str, Any]]:
         found[field.name] = {"description": field.metadata["help"], "schema": schema}
         if field.name in _EXAMPLES:
             found[field.name]["example"] = _EXAMPLES[field.name]
+    found["format"]["schema"] = {"enum": ["keep", *STREAMED]}
     return found
 
 
