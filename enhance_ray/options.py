@@ -115,6 +115,12 @@ class EnhanceOptions:
     loudness: float | Literal["keep"] = _option(
         "keep", "integrated loudness of the output in LUFS, -70 to 0 (podcasts: -16); keep leaves it"
     )
+    peak_limit: float = _option(
+        -1.0,
+        "highest true peak in dBTP that a loudness target may lead to; beyond it peaks are limited",
+        least=-20,
+        most=0,
+    )
     format: Literal["keep", "wav", "flac", "mp3", "opus", "m4a"] = _option(
         "keep",
         "container and codec of output files; keep takes the input's, or wav where that has no encoder",

@@ -77,6 +77,8 @@ class Record:
     peak_in: float | None = None
     """Largest magnitude in dBFS; None where it is not known or the audio is silent."""
     peak_out: float | None = None
+    peak_reduction: float = 0.0
+    """By how many dB a limiter lowered peaks at most, on the way to a loudness target."""
     loudness_in: float | None = None
     """Integrated loudness in LUFS (ITU-R BS.1770-4); None where it is not known or all is below the gate."""
     loudness_out: float | None = None

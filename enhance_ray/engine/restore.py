@@ -42,6 +42,8 @@ class Facts:
     peak_in: float | None = None
     """dBFS; None where it was not measured, or is silent."""
     peak_out: float | None = None
+    peak_reduction: float = 0.0
+    """By how many dB a limiter lowered peaks at most, on the way to a loudness target."""
     loudness_in: float | None = None
     """LUFS; None where it was not measured, or is too short or silent."""
     loudness_out: float | None = None
@@ -121,6 +123,7 @@ class Restoration:
             warning="; ".join(filter(None, [*warnings, self._synthesis.warning])) or None,
             guard=self._synthesis.replaced,
             scores=self._scores.result() if self._scores else {},
+            peak_reduction=self._synthesis.peak_reduction,
             **levels,
         )
 

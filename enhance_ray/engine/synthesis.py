@@ -43,7 +43,9 @@ class Synthesis:
         self._name = name
         self._written = 0
         self._spans: list[guard.Span] = []
-        self._spool = None if options.loudness == "keep" else LoudnessSpool(options.loudness)
+        self._spool = (
+            None if options.loudness == "keep" else LoudnessSpool(options.loudness, options.peak_limit)
+        )
 
     @property
     def replaced(self) -> list[guard.Span]:
@@ -54,6 +56,11 @@ class Synthesis:
     def warning(self) -> str | None:
         """What the caller should tell the user, after `finish`."""
         return self._spool.warning if self._spool else None
+
+    @property
+    def peak_reduction(self) -> float:
+        """By how many dB a limiter lowered peaks at most, after `finish`."""
+        return self._spool.reduction if self._spool else 0.0
 
     def blocks(self, results: Iterable[Result[Any]]) -> Iterator[Tensor]:
         """The (channel, time) blocks of a recording that has these ``results``: `add` and `finish` in one."""

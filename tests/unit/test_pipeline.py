@@ -264,11 +264,12 @@ def test_a_loudness_target_is_met(in_memory, monkeypatch):
     torch.testing.assert_close(output, gain * waveform, rtol=0, atol=1e-6)  # nothing else has changed
 
 
-def test_a_loudness_that_would_clip_is_lowered_and_said(caplog):
+def test_a_loudness_that_needs_too_much_of_a_limiter_is_missed_and_said(caplog):
     waveform = speech_like(5)
     with caplog.at_level(logging.WARNING):
-        output, _ = enhancer().denoise(waveform, RATE, EnhanceOptions(loudness=0))
-    assert loudness(output).peak == pytest.approx(-1, abs=0.01)
+        output, _ = enhancer().denoise(waveform, RATE, EnhanceOptions(loudness=0, peak_limit=-3))
+    assert -3.5 < loudness(output).peak <= -3
+    assert "more than 12 dB to keep it below -3 dBTP" in caplog.text
     assert f"its loudness is {loudness(output).loudness:.1f} LUFS, not 0.0" in caplog.text
 
 

@@ -64,6 +64,7 @@ RECORDS = pa.schema(
         ("channels", pa.int32()),
         ("peak_in", pa.float32()),
         ("peak_out", pa.float32()),
+        ("peak_reduction", pa.float32()),
         ("loudness_in", pa.float32()),
         ("loudness_out", pa.float32()),
         ("guard", pa.string()),  # JSON

@@ -96,6 +96,8 @@ class Recording(Pair):
     peak_in: float | None = None
     """dBFS, before and after; None in silence."""
     peak_out: float | None = None
+    peak_reduction: float = 0.0
+    """By how many dB a limiter lowered peaks at most, on the way to a loudness target."""
     loudness_in: float | None = None
     """LUFS (ITU-R BS.1770-4), before and after; None where all is below the gate."""
     loudness_out: float | None = None
@@ -382,6 +384,7 @@ class JobsDeployment:
         recording.seconds, recording.warning = seconds, facts.warning
         recording.guard = [dataclasses.asdict(span) for span in facts.guard]
         recording.peak_in, recording.peak_out = facts.peak_in, facts.peak_out
+        recording.peak_reduction = facts.peak_reduction
         recording.loudness_in, recording.loudness_out = facts.loudness_in, facts.loudness_out
 
     def _note(self, running: _Running) -> None:

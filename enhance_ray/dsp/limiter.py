@@ -1,0 +1,106 @@
+"""A true-peak limiter for a recording that can be read twice: it looks ahead as far as it needs.
+
+Each millisecond has a true peak. Where that would pass the limit, the gain has to be lower; it falls towards
+there at 1 dB a millisecond and comes back at 0.06, along lines in dB, so that no step is heard. What stays
+below the limit by itself, and is that far from what does not, keeps every bit.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+FloatArray = NDArray[np.float32]
+
+STEP = 44
+"""Samples that share a true peak: a millisecond at 44.1 kHz."""
+ATTACK, RELEASE = 1.0, 0.06
+"""dB for each step by which the gain falls before a peak, and rises behind it."""
+
+_PHASES = 4
+_TAPS = 24  # on both sides together; what passes beside them is below -60 dB
+_QUIET = 1e-6
+
+
+def _interpolators() -> FloatArray:
+    """Rows of a filter bank: the values at 1/4, 2/4 and 3/4 between the two samples in its middle."""
+    at = np.arange(1, _PHASES)[:, None] / _PHASES
+    distance = np.arange(_TAPS) - (_TAPS // 2 - 1) - at
+    window = np.i0(6.0 * np.sqrt(np.maximum(0.0, 1 - (2 * distance / _TAPS) ** 2))) / np.i0(6.0)
+    rows = np.sinc(distance) * window
+    return (rows / rows.sum(1, keepdims=True)).astype(np.float32)
+
+
+_BANK = _interpolators()
+
+
+class TruePeaks:
+    """The true peak of each step of a stream, as ITU-R BS.1770-5, annex 2, has it: 4 times oversampled."""
+
+    def __init__(self, channels: int) -> None:
+        """Begin a stream."""
+        self._before = np.zeros((channels, _TAPS - 1), np.float32)
+        self._waiting = np.zeros(0, np.float32)
+        self._steps = array("f")
+        self._skipped = _TAPS // 2  # outputs that lie before the first sample
+
+    def push(self, block: Float[Tensor, "channel time"]) -> None:
+        """Take the next ``block``."""
+        self._take(block.numpy())
+
+    def finish(self) -> FloatArray:
+        """(step,) linear true peaks, of all that came. No more can be pushed."""
+        self._take(np.zeros((len(self._before), _TAPS // 2), np.float32))
+        if len(self._waiting):
+            self._steps.append(float(self._waiting.max()))
+        return np.frombuffer(self._steps, np.float32).copy()
+
+    def _take(self, samples: FloatArray) -> None:
+        for start in range(0, samples.shape[1], 1000 * STEP):  # a second stays in the cache
+            joined = np.concatenate([self._before, samples[:, start : start + 1000 * STEP]], axis=1)
+            self._before = joined[:, -(_TAPS - 1) :]
+            # The peak of a sample is its own or, if higher, that of the curve up to the next one.
+            between = [np.correlate(channel, row, "valid") for channel in joined for row in _BANK]
+            own = joined[:, _TAPS // 2 - 1 : joined.shape[1] - _TAPS // 2]
+            peaks = np.abs(np.concatenate([own, between])).max(0)
+            skipped = min(self._skipped, len(peaks))
+            self._skipped -= skipped
+            peaks = np.concatenate([self._waiting, peaks[skipped:]])
+            whole = len(peaks) // STEP * STEP
+            self._steps.extend(peaks[:whole].reshape(-1, STEP).max(1).tolist())
+            self._waiting = peaks[whole:]
+
+
+class Limiter:
+    """The gain of each sample of a stream whose true peaks are known."""
+
+    def __init__(self, peaks: FloatArray, gain: float, limit: float) -> None:
+        """Find the gain.
+
+        Args:
+            peaks: (step,) of the stream, linear.
+            gain: that all of it is to have where nothing forbids, in dB.
+            limit: highest true peak of what comes out, in dBFS.
+        """
+        over = np.minimum(0, limit - gain - 20 * np.log10(np.maximum(peaks, _QUIET)))
+        slope = np.arange(len(over))
+        released = np.minimum.accumulate(over - RELEASE * slope) + RELEASE * slope
+        lowered = (np.minimum.accumulate((released - ATTACK * slope[::-1])[::-1]) + ATTACK * slope)[::-1]
+        self.reduction = max(0.0, float(-lowered.min())) if len(lowered) else 0.0
+        """By how many dB the gain is lowered at most."""
+        padded = np.pad(lowered, 1, mode="edge") if len(lowered) else np.zeros(2)
+        borders = np.minimum(padded[:-1], padded[1:])
+        self._gains = 10 ** ((borders + gain) / 20)
+
+    def gains(self, start: int, stop: int) -> FloatArray:
+        """(time,) linear gains of the samples from ``start`` to ``stop``."""
+        if not self.reduction:
+            return np.full(stop - start, self._gains[0], np.float32)
+        first, last = start // STEP, -(-stop // STEP) + 1
+        known = self._gains[first:last]
+        at = np.arange(start, stop) / STEP - first
+        return np.interp(at, np.arange(len(known)), known).astype(np.float32)
