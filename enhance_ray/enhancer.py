@@ -417,9 +417,9 @@ def resolve_device(name: str) -> torch.device:
 def _as_rate(sample_rate: Any) -> int:
     """A rate as whole Hz, which 44100.0 is too."""
     if isinstance(sample_rate, Real) and not isinstance(sample_rate, bool):
-        whole = math.isfinite(sample_rate) and int(sample_rate) == sample_rate
-        if whole and sample_rate > 0:
-            return int(sample_rate)
+        rate = float(sample_rate)
+        if math.isfinite(rate) and rate > 0 and rate == int(rate):
+            return int(rate)
     raise ConfigError("sample_rate", f"expected a positive whole number of Hz, got {sample_rate!r:.40}")
 
 

@@ -268,7 +268,7 @@ class _SoundfileSource:
         tags = _read_tags(file)
         file.seek(0)
         try:
-            self._sound = soundfile.SoundFile(file) if raw is None else _open_raw(file, header, raw)
+            self._sound = _open_raw(file, header, raw) if header and raw else soundfile.SoundFile(file)
         except soundfile.LibsndfileError as error:
             raise AudioReadError(path, f"its header is damaged ({_sndfile_reason(error)})") from error
         sound = self._sound

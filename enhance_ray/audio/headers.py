@@ -136,7 +136,7 @@ def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
         (size,) = struct.unpack_from("<8xQ", _described(path, chunks, b"ds64", 16))
     there = file_bytes - data.start if data else 0
     remark = None
-    if there and _says_nothing(file, data.start, size, there, f"{order}4sI"):
+    if data and there and _says_nothing(file, data.start, size, there, f"{order}4sI"):
         remark = f"its header announces {size:,} bytes of samples, and {there:,} are there: all were read"
         size = there
     subtype = _RAW_SUBTYPES.get((coding, frame_bytes // max(channels, 1)))

@@ -32,7 +32,8 @@ def _interpolators() -> FloatArray:
     distance = np.arange(_TAPS) - (_TAPS // 2 - 1) - at
     window = np.i0(6.0 * np.sqrt(np.maximum(0.0, 1 - (2 * distance / _TAPS) ** 2))) / np.i0(6.0)
     rows = np.sinc(distance) * window
-    return (rows / rows.sum(1, keepdims=True)).astype(np.float32)
+    normal: FloatArray = (rows / rows.sum(1, keepdims=True)).astype(np.float32)
+    return normal
 
 
 _BANK = _interpolators()

@@ -79,7 +79,7 @@ class LoudnessSpool:
             return Limiter(np.zeros(0, np.float32), 0.0, 0.0)
         peaks = self._peaks.finish()
         limit = self._limit - _MARGIN
-        highest = limit + MOST_REDUCTION - 20 * math.log10(max(np.quantile(peaks, 1 - _CLICKS), 1e-6))
+        highest = limit + MOST_REDUCTION - 20 * math.log10(max(float(np.quantile(peaks, 1 - _CLICKS)), 1e-6))
         gain = min(self._target - self._meter.loudness, highest)
         reached = self._meter.loudness + gain
         for _ in range(_TRIES):
