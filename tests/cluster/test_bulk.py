@@ -163,10 +163,11 @@ def test_an_actor_that_is_silent_for_longer_than_its_lease_commits_nothing(
     s3, ray_cluster, recordings, expected, monkeypatch, is_killed
 ):
     """Stopped by a signal it obeys no call: the driver kills it. If it cannot, the ledger tells the actor."""
-    _, _, broken = recordings
+    folder, _, broken = recordings
+    bulk_corpus.upload(folder, f"{s3}/silent/in")
     output = f"{s3}/silent/{is_killed}"
     config = BulkConfig(
-        input=f"{s3}/bulk/in",
+        input=f"{s3}/silent/in",
         output=output,
         actors=2,
         files_per_part=6,
