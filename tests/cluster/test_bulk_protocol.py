@@ -298,7 +298,9 @@ class World:
             rows = state.folder.read_table(f"records/{part}.parquet").to_pylist()
             assert sorted(row["uri"] for row in rows) == PARTS[part]
             assert {row["uri"] for row in rows if row["status"] == "done"} <= self.outputs
-        assert all(actor.error is None for actor in self.actors), self.actors[0].error
+        assert not [actor.error for actor in self.actors if actor.error is not None]
+        # Who lost its part may stumble over what its successor removed, but must not publish.
+        assert not [actor.error for actor in self.gone if isinstance(actor.error, AssertionError)]
 
 
 FAULTS = ["kill", "cut_off", "let_leases_end", "kill_ledger", "move_storage", "begin_run", "come_back"]
