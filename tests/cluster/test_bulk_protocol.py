@@ -89,6 +89,7 @@ class Run:
         is_published = state.publish(part, attempt)
         if is_published:
             assert self.world.run is self
+            assert actor.name not in self.ledger._memory.dead
             self.published.setdefault(part, set()).add(attempt)
             assert before or self.published[part] == {attempt}
         return is_published
