@@ -35,10 +35,10 @@ class Leases(Protocol):
         """Tell what was found of the attempts before."""
 
     def check(self) -> None:
-        """Tell the news."""
+        """Tell what was opened and finished since, and hear whether the leases still hold."""
 
     def commit(self, part: str, attempt: str, count: Count) -> None:
-        """Have what was staged published."""
+        """Have the ledger publish what the attempt staged, which ends the lease."""
 
     def end(self, part: str, attempt: str) -> None:
         """Give the lease back."""

@@ -162,6 +162,7 @@ class _Run:
         self._settings = settings
         self._state = state
         self._load = load
+        run = state.claim()
         # Beside the driver, and gone with it: what it knows is of use to this run alone.
         self._memory = ledger_folder()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -169,7 +170,7 @@ class _Run:
         actor = actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
         self._ledger = actor.remote(
             node_is_alive,
-            Publisher(settings.output, state.job, state.claim()),
+            Publisher(settings.output, state.job, run),
             lease_seconds=settings.lease_seconds,
             file=self._memory / "ledger",
         )

@@ -210,7 +210,7 @@ class _Leases:
             self._closed.append(Closed(task.part.name, task.name, failed, task.bytes))
 
     def check(self) -> None:
-        """Tell the news, and do what is told."""
+        """Tell what was opened and finished since, and obey the order that comes back."""
         with self._lock:  # calls are answered in the order in which they are made
             opened, closed, self._closed = list(self._open.values()), self._closed, []
             call = self._ledger.note.remote(*self._who, opened, closed, *self.progress)
@@ -230,7 +230,7 @@ class _Leases:
         self._ask("resume", part, attempt, count)
 
     def commit(self, part: str, attempt: str, count: Count) -> None:
-        """Have what was staged published."""
+        """Have the ledger publish what the attempt staged, which ends the lease."""
         if not self._patience(lambda: self._ask("commit", part, attempt, self._actor, count)):
             _end_without_leases()
 
