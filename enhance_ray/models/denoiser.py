@@ -7,27 +7,35 @@ At the defaults it is the original's, number for number (spec 3). Two settings m
 `features="compressed"` shows the net the spectrum with its magnitude raised to the power of 0.3,
 which a narrow net needs and the original lacks; `bands` merges neighbouring bins, singly kept at
 the bottom where pitch harmonics lie and ever broader above, so that the net works on a map that is
-several times smaller.
+several times smaller. A third, `attenuation_limit_db`, spares recordings that need next to nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from enhance_ray.dsp.stft import istft, stft
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.unet import UNet
+from enhance_ray.options import MODEL_RATE
 
 COMPRESSION = 0.3
 """Power of the magnitude in compressed features; Ephrat et al. 2018, arXiv:1804.03619, section 4."""
 
 _TILE = 512
 """Frames; a training crop is one tile."""
+
+_FAINT_DB = (25.0, 30.0)
+"""Speech over noise from which noise counts as faint: not at all, and wholly."""
+_FAINT_SECONDS = 3.0
+"""How long that is averaged: pauses are judged with the speech around them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +62,10 @@ class DenoiserConfig:
     """What the net sees of a bin: (magnitude, cos, sin), or (m, m cos, m sin) with m = magnitude ** 0.3."""
     bands: int | None = None
     """Bands that the bins are merged into; None keeps every bin."""
+    attenuation_limit_db: float | None = None
+    """Most attenuation where noise is faint (`Denoiser.faintness`), since there a net takes more of the
+    speech with it than the noise is worth; None sets no limit, as in the original. Not in training, where
+    the net's own answer is judged."""
 
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop", "hidden", "blocks"):
@@ -65,6 +77,8 @@ class DenoiserConfig:
             raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
         if self.bands is not None and not 4 <= self.bands < self.n_fft // 2 + 1:
             raise ConfigError("bands", f"must be within [4, n_fft / 2], got {self.bands}")
+        if self.attenuation_limit_db is not None and not self.attenuation_limit_db > 0:
+            raise ConfigError("attenuation_limit_db", f"must be positive, got {self.attenuation_limit_db}")
 
 
 class Denoiser(nn.Module):
@@ -115,8 +129,47 @@ class Denoiser(nn.Module):
         # What is as large as the spectrum is worked on in tiles, which stay in the processor's cache.
         features = torch.cat([self._features(tile) for tile in spectrum.split(_TILE, dim=-1)], dim=-1)
         maps = self.net(features).float()
-        tiles = zip(spectrum.split(_TILE, dim=-1), maps.split(_TILE, dim=-1), strict=True)
-        return torch.cat([tile * self._filter(part) for tile, part in tiles], dim=-1)
+        tiles = list(spectrum.split(_TILE, dim=-1))
+        pairs = zip(tiles, maps.split(_TILE, dim=-1), strict=True)
+        answers = [tile * self._filter(part) for tile, part in pairs]
+        if self.training or self.config.attenuation_limit_db is None:
+            return torch.cat(answers, dim=-1)
+        rest = 10 ** (-self.config.attenuation_limit_db / 20) * self.faintness(tiles, answers)[:, None]
+        triples = zip(tiles, answers, rest.split(_TILE, dim=-1), strict=True)
+        return torch.cat([answer + part * (tile - answer) for tile, answer, part in triples], dim=-1)
+
+    def faintness(
+        self,
+        spectrum: Sequence[Complex[Tensor, "batch freq _"]],
+        speech: Sequence[Complex[Tensor, "batch freq _"]],
+    ) -> Float[Tensor, "batch frame"]:
+        """How faint the noise around each frame is: from 0, clearly heard, to 1, so far below the speech that
+        taking it away matters less than what speech goes with it.
+
+        By energies on the ear's scale of frequency (as `training.losses.erb_weights`) of what is kept and of
+        what is taken, over three seconds. DeepFilterNet's programs have a threshold of this kind, too: the
+        estimated signal-to-noise ratio from which a frame is left alone.
+
+        Args:
+            spectrum: of the input, in parts one after the other.
+            speech: what the net left of each part.
+        """
+        hertz = torch.linspace(0, MODEL_RATE / 2, spectrum[0].shape[1], device=spectrum[0].device)
+        weights = 1 / (1 + 4.37e-3 * hertz)
+
+        def energy(values: Tensor) -> Tensor:
+            return torch.einsum("f,bft->bt", weights, values.real.square() + values.imag.square())
+
+        kept = torch.cat([energy(answer) for answer in speech], dim=-1)
+        pairs = zip(spectrum, speech, strict=True)
+        taken = torch.cat([energy(part - answer) for part, answer in pairs], dim=-1)
+        reach = round(_FAINT_SECONDS / 2 * MODEL_RATE / self.config.hop)
+        # Sums, not means: what lies beyond the ends, and silence that pads a row, weighs nothing.
+        kept, taken = F.avg_pool1d(torch.stack([kept, taken]), 2 * reach + 1, stride=1, padding=reach)
+        ratio = 10 * torch.log10((kept + 1e-12) / (taken + 1e-12))
+        low, high = _FAINT_DB
+        part = ((ratio - low) / (high - low)).clamp(0, 1)
+        return part.square() * (3 - 2 * part)
 
     def _features(self, spectrum: Complex[Tensor, "batch freq frame"]) -> Float[Tensor, "batch 3 band frame"]:
         """What the net sees."""

@@ -1,6 +1,7 @@
 """The denoiser beyond parity: bands, features, edges."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -77,7 +78,15 @@ def test_rows_of_a_batch_do_not_influence_each_other():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"hidden": 0}, {"bands": 2}, {"bands": 900}, {"n_fft": 700}, {"hop": 0}, {"recurrent": -1}],
+    [
+        {"hidden": 0},
+        {"bands": 2},
+        {"bands": 900},
+        {"n_fft": 700},
+        {"hop": 0},
+        {"recurrent": -1},
+        {"attenuation_limit_db": 0},
+    ],
 )
 def test_sizes_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
@@ -107,3 +116,44 @@ def test_a_new_recurrent_block_changes_nothing_until_it_learns_and_then_hears_pa
 def test_the_compact_net_with_a_recurrent_block_has_less_than_three_million_weights():
     compact = DenoiserConfig(hidden=8, middle_blocks=1, features="compressed", bands=96, recurrent=192)
     assert 1.9e6 < sum(weight.numel() for weight in Denoiser(compact).parameters()) < 3e6
+
+
+def open_by(mask: float, config: DenoiserConfig) -> Denoiser:
+    """A net that gives every bin the same mask."""
+    denoiser = Denoiser(config).eval()
+    torch.nn.init.zeros_(denoiser.net.head[2].weight)
+    denoiser.net.head[2].bias.data = torch.tensor([math.log(mask / (1 - mask)), 40.0, 0.0])
+    return denoiser
+
+
+@pytest.mark.parametrize(
+    ("mask", "kept"),
+    [(0.5, 0.5), (0.9, 0.9), (0.98, 0.98 + 0.1 * 0.02)],  # speech over noise: 0, 19 and 34 dB
+)
+def test_faint_noise_alone_is_taken_down_by_the_limit_and_no_further(mask, kept):
+    limited = open_by(mask, dataclasses.replace(SMALL, attenuation_limit_db=20.0))
+    free = open_by(mask, SMALL)
+    waveform = torch.randn(1, 44_100)
+    with torch.inference_mode():
+        torch.testing.assert_close(limited(waveform), free(waveform) * kept / mask, rtol=0, atol=1e-5)
+        torch.testing.assert_close(limited.train()(waveform), free(waveform), rtol=0, atol=1e-5)
+
+
+def test_faintness_follows_the_noise_and_hears_neither_padding_nor_the_neighbour():
+    denoiser = Denoiser(dataclasses.replace(SMALL, attenuation_limit_db=10.0))
+    speech = torch.randn(2, 841, 2000, dtype=torch.complex64)
+    noise = torch.randn(2, 841, 2000, dtype=torch.complex64)
+    noise[:, :, :1000] *= 0.01
+    noise[1] = 0
+    faint = denoiser.faintness([speech + noise], [speech])
+    assert faint[0, :800].min() == 1
+    assert faint[0, 1200:].max() == 0
+    assert faint[1].min() == 1
+    parts = (speech + noise).split(512, dim=-1)
+    torch.testing.assert_close(denoiser.faintness(parts, speech.split(512, dim=-1)), faint)
+    padded = torch.nn.functional.pad(torch.stack([speech[0] + noise[0], speech[0]]), (0, 700))
+    torch.testing.assert_close(
+        denoiser.faintness([padded[:1]], [padded[1:]])[:, :2000], faint[:1], rtol=0, atol=1e-5
+    )
+    nothing = torch.zeros_like(speech)
+    assert denoiser.faintness([nothing], [nothing]).max() == 0  # silence has no speech over it
