@@ -63,6 +63,7 @@ class Restoration:
         name: str,
         levels: bool = False,
         scores: bool = False,
+        live: bool = False,
     ) -> None:
         """Begin.
 
@@ -75,9 +76,10 @@ class Restoration:
             name: what errors call the recording.
             levels: measure peak and loudness of both sides.
             scores: estimate how good both sides sound.
+            live: it comes while it sounds, by `push` and `finish`: levels do not look ahead.
         """
         self._send = send
-        self._analysis = Analysis(framing, sample_rate, channels, options, name=name)
+        self._analysis = Analysis(framing, sample_rate, channels, options, name=name, live=live)
         self._scores = Scores() if scores else None
         listener = self._scores.hear if self._scores else None
         self._synthesis = Synthesis(framing, options, name=name, listener=listener)
@@ -100,11 +102,37 @@ class Restoration:
             ConfigError: a block has not the channels that were announced.
         """
         pieces = self._analysis.pieces(_metered(blocks, self._before))
-        restored = self._synthesis.blocks(self._send(pieces))
-        yield from _metered(
-            (part for block in restored for part in block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1)),
-            self._after,
-        )
+        yield from self._written(self._synthesis.blocks(self._send(pieces)))
+
+    def push(self, block: Tensor) -> Iterator[Tensor]:
+        """Take the next (channel, time) ``block`` of a recording that comes while it sounds.
+
+        Yields:
+            What is ready, as `blocks`.
+
+        Raises:
+            AudioError: a sample is NaN or infinite; or the model failed on it.
+            ConfigError: the block has not the channels that were announced.
+        """
+        [block] = _metered([block], self._before)
+        yield from self._written(self._joined(self._analysis.push(block)))
+
+    def finish(self) -> Iterator[Tensor]:
+        """Yield what is left after the last block that was pushed.
+
+        Raises:
+            AudioError: there was no sample at all; or the model failed on it.
+        """
+        yield from self._written(self._joined(self._analysis.finish()))
+        yield from self._written(self._synthesis.finish())
+
+    def _joined(self, pieces: Iterator[Piece]) -> Iterator[Tensor]:
+        for result in self._send(pieces):
+            yield from self._synthesis.add(result.piece, result.output)
+
+    def _written(self, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+        parts = (part for block in blocks for part in block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1))
+        return _metered(parts, self._after)
 
     def facts(self, *warnings: str | None) -> Facts:
         """What is known: with the first block a missed loudness, with the last one everything.

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import io
+import json
 import os
 import random
 import re
@@ -26,6 +27,8 @@ import pytest
 import ray
 import soundfile
 import torch
+from bulk_corpus import job_state, records
+from music import jingle
 from ray.serve.exceptions import BackPressureError, RayServeException
 from s3_server import free_port
 from serving import pids, samples, until
@@ -34,6 +37,8 @@ from websockets.sync.client import connect
 
 from enhance_ray import audio
 from enhance_ray.client import Client, EndpointError
+from enhance_ray.cluster.bulk import BulkConfig
+from enhance_ray.cluster.bulk import run as run_bulk
 from enhance_ray.cluster.serve import build, reading
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.restoring import LIVE, is_lost_replica
@@ -423,23 +428,50 @@ def test_a_job_goes_from_storage_to_storage(client, shows, tmp_path):
         client.job(job["id"])
 
 
-def test_a_loudness_that_is_missed_is_told_alike_by_files_requests_and_jobs(url, client, shows, tmp_path):
+def test_a_loudness_that_is_missed_is_told_alike_by_files_requests_jobs_and_bulk(
+    url, client, shows, tmp_path
+):
     shows.put_file(str(SAMPLE), "tests/shows/loud.flac")
+    options = EnhanceOptions(loudness=-1)
     jobs = plan_jobs(str(SAMPLE), str(tmp_path / "loud.flac"))
-    (record,) = enhance_files(jobs, Enhancer.load(denoiser_only=True), EnhanceOptions(loudness=-1))
+    (record,) = enhance_files(jobs, Enhancer.load(denoiser_only=True), options)
     answer = httpx.post(f"{url}/v1/denoise", params={"loudness": -1}, content=SAMPLE.read_bytes(), timeout=60)
     job = client.submit(**order("loud.flac"), options={"loudness": -1})
     (recording,) = client.wait(job["id"], poll_seconds=0.2)["recordings"]
+    bulk = BulkConfig(
+        input="s3://tests/shows/loud.flac", output="s3://tests/bulk", options=options, cpus_per_actor=0.5
+    )
+    run_bulk(bulk)
+    (row,) = records(job_state(bulk.output))
 
     assert "a limiter would have to take more than 12 dB" in record.warning
-    assert answer.headers["X-Warning"] == recording["warning"] == record.warning
+    assert answer.headers["X-Warning"] == recording["warning"] == row["warning"] == record.warning
     assert record.peak_reduction >= 12
     for level in ("peak_in", "peak_out", "peak_reduction", "loudness_in", "loudness_out"):
         assert recording[level] == pytest.approx(getattr(record, level), abs=0.01)
+        assert row[level] == pytest.approx(getattr(record, level), abs=0.01)
     shows.invalidate_cache()
     expected, _ = samples((tmp_path / "loud.flac").read_bytes())
-    for content in (answer.content, shows.cat_file("tests/shows/out/loud.flac")):
+    stored = [shows.cat_file(f"tests/{path}/loud.flac") for path in ("shows/out", "bulk")]
+    for content in (answer.content, *stored):
         np.testing.assert_allclose(samples(content)[0], expected, atol=1e-2)
+
+
+def test_what_a_guard_kept_is_told_of_all_segments(url, tmp_path):
+    """Speech, and after the first segment music."""
+    speech, rate = soundfile.read(SAMPLE, dtype="float32")
+    show = np.concatenate([np.resize(speech, 32 * rate), jingle(8).numpy()])
+    soundfile.write(tmp_path / "show.flac", show, rate)
+    jobs = plan_jobs(str(tmp_path / "show.flac"), str(tmp_path / "out.flac"))
+    (record,) = enhance_files(jobs, Enhancer.load(denoiser_only=True), EnhanceOptions(guard=True))
+
+    content = (tmp_path / "show.flac").read_bytes()
+    answer = httpx.post(f"{url}/v1/denoise", params={"guard": "true"}, content=content, timeout=60)
+
+    assert any(span["stop"] > 39 and span["kept"] == "original" for span in record.guard)
+    assert json.loads(answer.headers["X-Guard"]) == record.guard
+    expected, _ = samples((tmp_path / "out.flac").read_bytes())
+    np.testing.assert_allclose(samples(answer.content)[0], expected, atol=1e-2)
 
 
 @pytest.mark.drill("the jobs' process")

@@ -177,10 +177,14 @@ class Ingress:
                     given |= await reading.read_body(request, path, self.settings)
                 stack.enter_context(self._gate(client))
                 upload, options, target, restored = await self._begin(request, mode, path, given)
-                answer = _Answer(restoring.encoded(upload, restored, target), stack.pop_all())
+                data = restoring.encoded(upload, restored, target)
+                if options.guard:  # the headers are to tell of all of it
+                    data = restoring.held_back(data, f"{folder}/answer")
+                answer = _Answer(data, stack.pop_all())
             started = time.monotonic()
             # Headers are sent when something is there to be heard: until then an error has a status.
-            first = await self._thread(answer.next)
+            while (first := await self._thread(answer.next)) == b"":
+                pass
         except BaseException as error:
             if answer is not None:
                 self._threads.submit(answer.close)

@@ -6,6 +6,7 @@ Plain threads and iterators: the ingress gives each request a thread, which wait
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import random
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,10 @@ from enhance_ray.audio import AudioInfo
 from enhance_ray.audio.streaming import StreamEncoder
 from enhance_ray.cluster.serve.models import Work
 from enhance_ray.cluster.serve.settings import Limits
-from enhance_ray.engine.analysis import Analysis, Piece
+from enhance_ray.engine.analysis import Piece
 from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
 from enhance_ray.engine.restore import Restoration
-from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.errors import EnhanceRayError
 from enhance_ray.options import MODEL_RATE, EnhanceOptions
 
@@ -177,6 +178,16 @@ def encoded(upload: Upload, restored: Restoration, target: audio.OutputFormat) -
     yield encoder.finish()
 
 
+def held_back(data: Iterator[bytes], path: str) -> Iterator[bytes]:
+    """The same ``data`` when all of it is there, by a file at ``path``; until then nothing, again and again."""
+    with Path(path).open("w+b") as file:
+        for part in data:
+            file.write(part)
+            yield b""
+        file.seek(0)
+        yield from iter(functools.partial(file.read, 2**20), b"")
+
+
 class _Asking:
     """One recording's way to the models and back."""
 
@@ -201,9 +212,9 @@ class _Asking:
             for _, response in pending:
                 response.cancel()
 
-    def result(self, piece: Piece) -> Result[None]:
-        """The answer to one piece."""
-        return self._receive(piece, self._send(piece))
+    def wait_until(self, deadline: float) -> None:
+        """Let what comes from now on wait until ``deadline`` for its answers."""
+        self._models = dataclasses.replace(self._models, deadline=deadline)
 
     def _send(self, piece: Piece) -> Any:
         return self._models.ask(Work(piece.rows.numpy(), piece.segment.start, self._options))
@@ -264,29 +275,29 @@ class Live:
             models: that denoise it.
             limits: of which the time for one answer counts.
         """
-        self._models = models
+        self._asking = _Asking(models, LIVE)
         self._timeout = limits.timeout_seconds
-        self._analysis = Analysis(models.framing, sample_rate, 1, LIVE, name="the stream", live=True)
-        self._synthesis = Synthesis(models.framing, LIVE, name="the stream")
+        send = self._asking.results
+        self._stream = Restoration(models.framing, send, sample_rate, 1, LIVE, name="the stream", live=True)
 
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take samples (time,), full scale at 1; what is ready, (time,) each, at 44.1 kHz.
 
         Raises:
-            AudioError: a sample is NaN or infinite.
+            AudioError: a sample is NaN or infinite; or the model failed on it.
             ModelsLostError: replicas died, again and again.
         """
-        return self._answers(self._analysis.push(torch.from_numpy(samples)[None]))
+        return self._ready(self._stream.push(torch.from_numpy(samples)[None]))
 
     def finish(self) -> list[NDArray[np.float32]]:
-        """The rest."""
-        answers = self._answers(self._analysis.finish())
-        return answers + [block[0].numpy() for block in self._synthesis.finish()]
+        """The rest.
 
-    def _answers(self, pieces: Iterator[Piece]) -> list[NDArray[np.float32]]:
-        found = []
-        for piece in pieces:
-            models = dataclasses.replace(self._models, deadline=time.monotonic() + self._timeout)
-            result = _Asking(models, LIVE).result(piece)
-            found += [block[0].numpy() for block in self._synthesis.add(result.piece, result.output)]
-        return found
+        Raises:
+            AudioError: there was no sample at all; or the model failed on it.
+            ModelsLostError: replicas died, again and again.
+        """
+        return self._ready(self._stream.finish())
+
+    def _ready(self, blocks: Iterator[torch.Tensor]) -> list[NDArray[np.float32]]:
+        self._asking.wait_until(time.monotonic() + self._timeout)
+        return [block[0].numpy() for block in blocks]

@@ -50,8 +50,8 @@ _HEADERS = {
     "X-Model": "fingerprint of the model",
     "X-RTF": "seconds for each second of the first segment",
     "X-Warning": "what is not as it should be all the same, such as a loudness that was missed",
-    "X-Guard": "where the guard kept another version in the first segment (30 s), as JSON: start, stop (s), "
-    "kept, reason; a job tells of all segments",
+    "X-Guard": "where the guard kept another version, as JSON: start, stop (s), kept, reason; an answer with "
+    "`guard` begins when all of it is restored",
 }
 
 _MEANINGS: dict[int, str] = {
