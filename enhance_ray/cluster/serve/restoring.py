@@ -179,7 +179,7 @@ def encoded(upload: Upload, restored: Restoration, target: audio.OutputFormat) -
 
 
 def held_back(data: Iterator[bytes], path: str) -> Iterator[bytes]:
-    """The same ``data`` when all of it is there, by a file at ``path``; until then nothing, again and again."""
+    """The same ``data`` when all of it is there, in a file at ``path``; until then nothing, part by part."""
     with Path(path).open("w+b") as file:
         for part in data:
             file.write(part)
