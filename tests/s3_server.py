@@ -78,7 +78,7 @@ class S3Server:
     def stop(self):
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(10)
+            self.process.wait(1)  # it waits for its clients, and much longer
         self.process.kill()
 
 

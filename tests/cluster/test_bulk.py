@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bulk_corpus import actors, contents, job_state, load_slowly, records
+from serving import until
 
 from enhance_ray import audio, cli
 from enhance_ray.cluster import scratch
@@ -207,6 +208,37 @@ def test_an_actor_that_is_silent_for_longer_than_its_lease_commits_nothing(
     assert len(rows) == len({*rows}) == 24
     assert outcome.report.failed == len(broken)
     assert not job_state(output).folder.names("staged")
+
+
+def test_a_job_outlives_its_driver_and_a_storage_that_is_away(
+    storage_server, s3, ray_cluster, recordings, expected, monkeypatch
+):
+    """The first run dies while the storage is away; the second one begins before it is back."""
+    folder, _, broken = recordings
+    bulk_corpus.upload(folder, f"{s3}/driver/in")
+    output = f"{s3}/driver/out"
+    code = f"""
+import ray, sys
+from enhance_ray.cluster.bulk import BulkConfig, driver
+driver._USAGE_SECONDS = 0.2
+ray.init(address={ray_cluster.address!r}, logging_level="error", log_to_driver=False)
+driver.run(BulkConfig(input=sys.argv[1], output=sys.argv[2], flush_seconds=0.2, max_failed=None))
+"""
+    first = subprocess.Popen([sys.executable, "-c", code, f"{s3}/driver/in", output])
+    until(lambda: contents(output), seconds=60)
+    storage_server.stop()
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+
+    threading.Timer(3, storage_server.start).start()
+    outcome = run(BulkConfig(input=f"{s3}/driver/in", output=output, flush_seconds=0.2, max_failed=None))
+
+    assert outcome.status == "complete"
+    assert outcome.report.runs == 2
+    assert contents(output) == expected
+    rows = [row["uri"] for row in records(job_state(output))]
+    assert len(rows) == len({*rows}) == 24
+    assert outcome.report.failed == len(broken)
 
 
 @pytest.mark.drill

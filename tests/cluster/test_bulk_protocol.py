@@ -103,7 +103,7 @@ class Actor(threading.Thread):
         self.of = run
         self.world = run.world
         self.part = None
-        self.has_ended = self.is_killed = self.ledger_died = False
+        self.has_ended = self.is_killed = self.ledger_died = self.is_committing = False
         self._open, self._closed = {}, []
         self._go, self._here = threading.Semaphore(0), threading.Semaphore(0)
         self.error = None
@@ -188,6 +188,7 @@ class Actor(threading.Thread):
             raise LeaseLostError
 
     def commit(self, part, attempt, count):
+        self.is_committing = True  # it has heard for the last time that the part is its own
         while True:
             try:
                 is_published = self.ask("commit", part, attempt, self.name, count)
@@ -195,6 +196,7 @@ class Actor(threading.Thread):
                 continue
             if not is_published:
                 raise LeaseLostError
+            self.is_committing = False
             return
 
     def end(self, part, attempt):
@@ -275,6 +277,15 @@ class World:
         ledger.expire()
         self.cut_off(actor)
 
+    def stop_before_commit(self, actor):
+        """The narrowest of windows: who is stopped here hears nothing of it on its way to the ledger."""
+        while not (actor.is_committing or actor.has_ended or self.is_away):
+            if (other := actor.of.busy) not in (None, actor):
+                other.let_ledger_answer()
+            actor.step()
+        if actor.is_committing:
+            self.let_leases_end(actor)
+
     def kill_ledger(self):
         if self.run.busy is not None:
             self.run.busy.ledger_died = True
@@ -304,7 +315,10 @@ class World:
         assert not [actor.error for actor in self.gone if isinstance(actor.error, AssertionError)]
 
 
-FAULTS = ["kill", "cut_off", "let_leases_end", "kill_ledger", "move_storage", "begin_run", "come_back"]
+FAULTS = [
+    *("kill", "cut_off", "let_leases_end", "stop_before_commit"),
+    *("kill_ledger", "move_storage", "begin_run", "come_back"),
+]
 
 
 @settings(max_examples=60, deadline=None)

@@ -353,6 +353,20 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(url):
         until(lambda: open_requests(url) == 0)
 
 
+def test_a_request_outlives_the_replica_that_works_on_it(url):
+    body = wave(50, rate=44_100)
+    expected = httpx.post(f"{url}/v1/denoise", content=body, timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{url}/v1/denoise", content=body, timeout=60)
+        until(lambda: open_requests(url) == 1)
+        (replica,) = pids("DenoiserDeployment")
+        os.kill(replica, signal.SIGKILL)
+        answer = asked.result()
+    assert replica not in pids("DenoiserDeployment")
+    assert answer.status_code == expected.status_code == 200
+    np.testing.assert_allclose(samples(answer.content)[0], samples(expected.content)[0], atol=1e-3)
+
+
 def test_uploads_that_stall_keep_nobody_out_and_are_ended(url):
     parts = urlsplit(url)
     with contextlib.ExitStack() as stack:
