@@ -29,7 +29,7 @@ def open_files(of, actor, *names, part="p", alone=False, node="n", closed=()):
     )
 
 
-def test_what_was_open_when_an_actor_died_is_tried_alone_and_condemned_if_that_kills_again():
+def test_what_was_open_when_an_actor_died_is_tried_alone_and_condemned_if_that_kills_three_times():
     kept = ledger()
     begin(kept, "p", "first")
     open_files(kept, "first", "good", "bad", "done")
@@ -41,10 +41,16 @@ def test_what_was_open_when_an_actor_died_is_tried_alone_and_condemned_if_that_k
     open_files(kept, "second", "good", alone=True)
     open_files(kept, "second", "bad", alone=True, closed=["good"])
 
-    attempt = begin(kept, "p", "third")
+    for actor in ("third", "fourth"):
+        attempt = begin(kept, "p", actor)
+        assert attempt.suspects == {"bad"}
+        assert not attempt.condemned
+        open_files(kept, actor, "bad", alone=True)
+
+    attempt = begin(kept, "p", "fifth")
     assert attempt.condemned == {"bad"}
     assert not attempt.suspects
-    assert kept.snapshot().deaths == 2
+    assert kept.snapshot().deaths == 4
 
 
 def test_a_file_that_was_not_alone_is_never_condemned():

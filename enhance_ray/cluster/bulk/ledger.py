@@ -6,8 +6,9 @@ holders, and who has lost a lease cannot commit beside the successor.
 
 It also knows the files that kill every process which opens them (a codec's bug, memory without end); they
 are seen by nothing but the deaths around them. An actor says what it has open; when a part comes back because
-its actor died, what was open in it is suspect, and is tried again alone. If that kills a process, too, it is
-the one: it gets a record and is never opened again.
+its actor died, what was open in it is suspect, and is tried again alone. If that kills `KILLS` processes,
+too, it is the one: it gets a record and is never opened again. One would not do: where processes are killed
+all the time, by spot markets or by memory that others take, some innocent file is always open.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-KILLS = 2
-"""Processes that die with a file before it is given up, if it was alone in the last one."""
+KILLS = 3
+"""Processes that die with a file alone before it is given up."""
 LOSSES = 5
 """The same, machines that were lost with it included: those are rarely its fault."""
 _PAUSE_SECONDS = 5.0
@@ -102,11 +103,14 @@ class Snapshot:
 
 @dataclass(slots=True)
 class _Suspicion:
+    """Deaths around a file that was alone; those beside others make it suspect and prove nothing."""
+
     kills: int = 0
     losses: int = 0
 
-    def is_proven(self, alone: bool) -> bool:
-        return alone and (self.kills >= KILLS or self.kills + self.losses >= LOSSES)
+    @property
+    def is_proven(self) -> bool:
+        return self.kills >= KILLS or self.kills + self.losses >= LOSSES
 
 
 @dataclass(slots=True)
@@ -302,11 +306,9 @@ class Ledger:
                 continue  # its part comes back, too
             del files[(of, name)]
             suspicion = memory.suspicions.setdefault((part, name), _Suspicion())
-            if by_itself:
-                suspicion.kills += 1
-            else:
-                suspicion.losses += 1
-            if suspicion.is_proven(alone):
+            suspicion.kills += alone and by_itself
+            suspicion.losses += alone and not by_itself
+            if suspicion.is_proven:
                 memory.condemned.setdefault(part, set()).add(name)
                 del memory.suspicions[(part, name)]
 

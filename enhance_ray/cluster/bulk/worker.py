@@ -53,7 +53,7 @@ _KILLED = Record(
     input="",
     status="failed",
     code="process_killed",
-    reason="the process that read it was killed, and once more when it had nothing else open: "
+    reason="each process that read it was killed, three of them when they had nothing else open: "
     "it may need more memory than there is, or crash a decoder",
 )
 
