@@ -4,6 +4,7 @@
 #     make demo    restore samples/noisy, score it, write demo_out/report.html
 #     make test    all tests but those of
 #     make drill   killing workers, drivers and nodes of a cluster, which take minutes
+#     make soak    a hundred kills in one bulk job, half an hour
 #     make lint    ruff, mypy, import layers, the lock
 #     make lock    constraints.txt anew from pyproject.toml; UPGRADE=--upgrade takes the newest versions
 #     make bench   compare with other denoisers: make bench DATA=folder WORK=folder
@@ -17,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where it is set, Python keeps no bytecode, and each of the hundred processes of the tests compiles torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test drill lint format lock bench clean
+.PHONY: demo test drill soak lint format lock bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) tools/prepare.py $(VENV) cluster,train,eval,hub,teacher,dev
@@ -31,7 +32,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 drill: $(STAMP)
-	$(BIN)/python -m pytest -m drill -s
+	$(BIN)/python -m pytest -m "drill and not soak" -s
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak -s
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

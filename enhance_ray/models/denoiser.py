@@ -8,6 +8,11 @@ At the defaults it is the original's, number for number (spec 3). Two settings m
 which a narrow net needs and the original lacks; `bands` merges neighbouring bins, singly kept at
 the bottom where pitch harmonics lie and ever broader above, so that the net works on a map that is
 several times smaller. A third, `attenuation_limit_db`, spares recordings that need next to nothing.
+
+With `residual` the net can add as well as take away, which makes it one that repairs: what clipping, lost
+packets and codecs took is in no bin that a mask could open.
+
+    S' = |S| sigmoid(a) * exp(j ...) + level of the neighbourhood * (p + j q)
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ COMPRESSION = 0.3
 
 _TILE = 512
 """Frames; a training crop is one tile."""
+
+_NEIGHBOURS = (3, 17)
+"""Bands and frames whose mean level scales what is added: more frames than the longest gap that is filled."""
 
 _FAINT_DB = (25.0, 30.0)
 """Speech over noise from which noise counts as faint: not at all, and wholly."""
@@ -62,6 +70,8 @@ class DenoiserConfig:
     """What the net sees of a bin: (magnitude, cos, sin), or (m, m cos, m sin) with m = magnitude ** 0.3."""
     bands: int | None = None
     """Bands that the bins are merged into; None keeps every bin."""
+    residual: bool = False
+    """Add to every bin a complex value that the net chooses, too; the original only takes away."""
     attenuation_limit_db: float | None = None
     """Most attenuation where noise is faint (`Denoiser.faintness`), since there a net takes more of the
     speech with it than the noise is worth; None sets no limit, as in the original. Not in training, where
@@ -90,12 +100,15 @@ class Denoiser(nn.Module):
         self.config = config or DenoiserConfig()
         self.net = UNet(
             3,
-            3,
+            5 if self.config.residual else 3,
             hidden=self.config.hidden,
             blocks=self.config.blocks,
             middle_blocks=self.config.middle_blocks,
             recurrent=self.config.recurrent,
         )
+        if self.config.residual:  # it begins with nothing
+            for weights in self.net.head[-1].parameters():
+                nn.init.zeros_(weights[3:])
         if self.config.bands is not None:
             with torch.device("cpu"):  # also in a net that is built without memory
                 merge, spread = band_matrices(self.config.n_fft // 2 + 1, self.config.bands)
@@ -129,9 +142,11 @@ class Denoiser(nn.Module):
         # What is as large as the spectrum is worked on in tiles, which stay in the processor's cache.
         features = torch.cat([self._features(tile) for tile in spectrum.split(_TILE, dim=-1)], dim=-1)
         maps = self.net(features).float()
+        if self.config.residual:
+            maps = torch.cat([maps[:, :3], maps[:, 3:] * self._level(features)], dim=1)
         tiles = list(spectrum.split(_TILE, dim=-1))
         pairs = zip(tiles, maps.split(_TILE, dim=-1), strict=True)
-        answers = [tile * self._filter(part) for tile, part in pairs]
+        answers = [self._answer(tile, part) for tile, part in pairs]
         if self.training or self.config.attenuation_limit_db is None:
             return torch.cat(answers, dim=-1)
         rest = 10 ** (-self.config.attenuation_limit_db / 20) * self.faintness(tiles, answers)[:, None]
@@ -187,10 +202,24 @@ class Denoiser(nn.Module):
             return features
         return torch.einsum("kf,bcft->bckt", self.merge, features)
 
-    def _filter(self, maps: Float[Tensor, "batch 3 band frame"]) -> Complex[Tensor, "batch freq frame"]:
-        """The complex factor of every bin that the net's answer stands for."""
+    def _level(self, features: Float[Tensor, "batch 3 band frame"]) -> Float[Tensor, "batch 1 band frame"]:
+        """The magnitude around each place of the map."""
+        bands, frames = _NEIGHBOURS
+        padding = (bands // 2, frames // 2)
+        around = F.avg_pool2d(features[:, :1], _NEIGHBOURS, 1, padding, count_include_pad=False)
+        return around.pow(1 / COMPRESSION) if self.config.features == "compressed" else around
+
+    def _answer(
+        self, spectrum: Complex[Tensor, "batch freq frame"], maps: Float[Tensor, "batch map band frame"]
+    ) -> Complex[Tensor, "batch freq frame"]:
+        """What the net's answer ``maps`` makes of a part of the spectrum."""
         if self.config.bands is not None:
             maps = torch.einsum("fk,bckt->bcft", self.spread, maps).float()
+        answer = spectrum * self._filter(maps[:, :3])
+        return answer + torch.complex(maps[:, 3], maps[:, 4]) if self.config.residual else answer
+
+    def _filter(self, maps: Float[Tensor, "batch 3 freq frame"]) -> Complex[Tensor, "batch freq frame"]:
+        """The complex factor of every bin."""
         mask = maps[:, 0].sigmoid()
         turn_cos, turn_sin = maps[:, 1].tanh(), maps[:, 2].tanh()
         # The epsilon inside the root is the original's: a turn near (0, 0) stays shorter than 1.

@@ -1,11 +1,12 @@
 """The enhancer: noisy waveform -> restored waveform at 44.1 kHz. Spec 1.1 and 4.2.
 
-    noisy -> mel ───────────────┬──> encoder ──> start ─┐
-    noisy -> denoiser -> mel ───┴──> conditioning ──────┴─> flow -> decoder -> vocoder -> restored
+    noisy -> mel ──────────────────────────┬──> encoder ──> start ─┐
+    noisy -> denoiser (-> repair) -> mel ──┴──> conditioning ──────┴─> flow -> decoder -> vocoder -> restored
 
 The flow moves the latent of what came in to the latent of clean speech, guided by a blend of the noisy and
 the denoised mel; the vocoder makes sound of it. The original's vocoder looks at the mel alone, so what comes
-out is made anew, phase included; a compact model's (`source_filter`) shapes the denoised waveform.
+out is made anew, phase included; a compact model's (`source_filter`) shapes the denoised waveform. There a
+second U-Net (`EnhancerConfig.repair`) may stand behind the denoiser, which gives back what damage took.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class EnhancerConfig:
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     source_filter: SourceFilterConfig | None = None
     """Sizes of the vocoder that takes the place of `vocoder` in compact models."""
+    repair: DenoiserConfig | None = None
+    """Sizes of a net that repairs what the denoiser gives; the original has none."""
     latent_scale: float = 6.0
     """Factor that suits the spread of the latents to the flow."""
     time_divisor: int = 4
@@ -105,6 +108,9 @@ class EnhancerNet(nn.Module):
         if self.denoiser.config.hop != self.hop:
             where = "source_filter: hop" if config.source_filter else "vocoder: strides"
             raise ConfigError(where, f"a frame must be as long as the denoiser's, got {self.hop} samples")
+        self.repair = Denoiser(config.repair) if config.repair else None
+        if self.repair is not None and self.repair.config.hop != self.hop:
+            raise ConfigError("repair: hop", f"must be {self.hop}, got {self.repair.config.hop}")
         self.mel = MelSpectrogram(
             n_fft=config.n_fft,
             window_length=config.n_fft,
@@ -149,7 +155,8 @@ class EnhancerNet(nn.Module):
             layers.freeze(part, dtype)
         if dtype == torch.bfloat16:
             # Twice as fast so; in float32 its norms would be summed less exactly on a CPU.
-            self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for net in filter(None, (self.denoiser, self.repair)):
+                net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.requires_grad_(False)
         return self
 
@@ -212,6 +219,8 @@ class EnhancerNet(nn.Module):
             denoised = noisy
         elif denoised is None:
             denoised = self.denoised(noisy)
+        if strength:
+            denoised = self.repaired(denoised)
         mel = self.normalise(noisy)
         solver, nfe = options.sampling(self.config.nfe)
         latent = self.flow.sample(
@@ -234,6 +243,14 @@ class EnhancerNet(nn.Module):
         bf16 = self._frozen_as == torch.bfloat16
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=bf16):
             return self.denoiser(noisy).float()  # type: ignore[no-any-return]
+
+    def repaired(self, denoised: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+        """What the repair net makes of ``denoised``, at its level; without one, the same."""
+        if self.repair is None:
+            return denoised
+        bf16 = self._frozen_as == torch.bfloat16
+        with torch.autocast(denoised.device.type, dtype=torch.bfloat16, enabled=bf16):
+            return denoised.abs().amax(dim=-1, keepdim=True) * self.repair(denoised).float()  # type: ignore[no-any-return]
 
     def conditioning(
         self, denoised: Float[Tensor, "batch time"], mel: Float[Tensor, "batch mel frame"], strength: float

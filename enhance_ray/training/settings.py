@@ -99,9 +99,10 @@ class TrainConfig:
         ConfigError: a value is out of its range.
     """
 
-    stage: Literal["denoiser", "autoencoder", "flow", "distil", "vocoder"] = "denoiser"
-    """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow; and if wanted two more:
-    the flow again, for fewer evaluations, and the vocoder on what the flow gives."""
+    stage: Literal["denoiser", "autoencoder", "flow", "distil", "vocoder", "repair"] = "denoiser"
+    """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow; and if wanted three
+    more: the flow again, for fewer evaluations, the vocoder on what the flow gives, and a net that repairs
+    what the denoiser gives."""
     name: str = "denoiser"
     """Name of the model, for its config.yaml and reports."""
     seed: int = 0
@@ -112,7 +113,7 @@ class TrainConfig:
     """Type of the convolutions; "auto" is bf16 where the processor has it, and a CPU that has not would take
     several times as long. Weights, gradients' sums and the loss are float32 in any case."""
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    """Sizes of the denoiser."""
+    """Sizes of the denoiser; in stage "repair" of the net that repairs, where the model has none."""
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
     """Sizes of the rest, for stages 1 and 2."""
     init_from: str | None = None
@@ -125,7 +126,7 @@ class TrainConfig:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     examples: ExampleConfig = field(default_factory=ExampleConfig)
     loss: DenoiserLossConfig = field(default_factory=DenoiserLossConfig)
-    """Of the denoiser's stage."""
+    """Of the denoiser's and the repair net's stage."""
     autoencoder: AutoencoderStageConfig = field(default_factory=AutoencoderStageConfig)
     flow: FlowStageConfig = field(default_factory=FlowStageConfig)
     distil: DistilStageConfig = field(default_factory=DistilStageConfig)
@@ -155,5 +156,5 @@ class TrainConfig:
             raise ConfigError("workers", f"must not be negative, got {self.workers}")
         if self.stage == "flow" and self.init_from is None and self.flow.autoencoder_from is None:
             raise ConfigError("flow: autoencoder_from", "stage 2 needs a stage 1 to build on, or init_from")
-        if self.stage in ("distil", "vocoder") and self.init_from is None:
+        if self.stage in ("distil", "vocoder", "repair") and self.init_from is None:
             raise ConfigError("init_from", f"stage {self.stage} needs a whole model to begin with")

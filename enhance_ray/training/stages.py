@@ -228,7 +228,7 @@ def way_in(
     temperature: Float[Tensor, " batch"],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What comes before the flow, for recordings with a peak of 1: denoised sound, start and conditioning."""
-    denoised = net.denoiser(noisy).float()
+    denoised = net.repaired(net.denoiser(noisy).float())
     mel = net.normalise(noisy)
     start = net.start(mel, prior, temperature[:, None, None])
     return denoised, start, net.conditioning(denoised, mel, 1.0)

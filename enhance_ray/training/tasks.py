@@ -110,6 +110,8 @@ def build(config: TrainConfig, context: TrainContext, banks: Banks) -> Task:
         return DistilTask(config, context)
     if config.stage == "vocoder":
         return VocoderTask(config, context)
+    if config.stage == "repair":
+        return RepairTask(config, context)
     return FlowTask(config, context, banks)
 
 
@@ -144,6 +146,47 @@ class DenoiserTask:
     def others(self) -> dict[str, nn.Module]:
         """None."""
         return {}
+
+
+class RepairTask:
+    """The repair net learns to give back what is missing in what the denoiser leaves."""
+
+    parts: tuple[Part, ...] = ("noisy", "target")
+
+    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+        """Build, on the context's device."""
+        self.config = config
+        self.net = net = _start_repair(config).to(context.device)
+        self.model_config = _describe(config, net, "enhancer")
+        net.requires_grad_(False)
+        assert net.repair is not None
+        net.repair.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step = context.wrap(net.repair)
+        self.learners = {"generator": Learner(net.repair.parameters(), config.optimizer, context.device)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """As the denoiser's, behind the denoiser as it is when it runs."""
+        result = self._step(self.step, batch)
+        norm = self.learners["generator"].step(result.loss)
+        return {**result.metrics, "loss": result.loss.detach(), "gradient_norm": norm}
+
+    def listen(self, batch: Batch) -> Heard:
+        """The denoised and repaired speech, at whatever level."""
+        assert self.net.repair is not None
+        result = self._step(self.net.repair, batch)
+        return Heard(float(result.loss), result.estimate[0], batch["target"][0])
+
+    def others(self) -> dict[str, nn.Module]:
+        """None."""
+        return {}
+
+    def _step(self, repair: nn.Module, batch: Batch) -> StepResult:
+        noisy = batch["noisy"]
+        with torch.no_grad():  # and with what is off in training, such as a limit of attenuation
+            denoised = self.net.denoiser.eval()(noisy).float()
+        # The denoiser's answer is at the level of an input with a peak of 1.
+        target = batch["target"] / (noisy.abs().amax(dim=-1, keepdim=True) + 1e-7)
+        return denoiser_step(repair, denoised, target, self.config.loss)
 
 
 class AutoencoderTask:
@@ -503,6 +546,24 @@ def _on_stage_1(config: TrainConfig, first: EnhancerNet, given: Denoiser | None)
     weights = {key: value for key, value in first.state_dict().items() if not key.startswith(new)}
     net.load_state_dict({**net.state_dict(), **weights})
     return net
+
+
+def _start_repair(config: TrainConfig) -> EnhancerNet:
+    """The model of ``init_from``, whose repair net is new where it has none: it begins as its denoiser, which
+    leaves what is clean as it is."""
+    assert config.init_from is not None
+    first = _whole(config.init_from, "init_from")
+    if first.repair is not None:
+        return first.train()
+    net = EnhancerNet(dataclasses.replace(first.config, repair=config.model), first.denoiser.config)
+    assert net.repair is not None
+    repair = net.repair.state_dict()
+    for key, weights in first.denoiser.state_dict().items():
+        # The head of one that adds has more rows, which follow these.
+        if key in repair and repair[key].shape[1:] == weights.shape[1:]:
+            repair[key][: len(weights)] = weights[: len(repair[key])]
+    net.load_state_dict(net.state_dict() | first.state_dict() | {f"repair.{k}": v for k, v in repair.items()})
+    return net.train()
 
 
 def _whole(source: str, where: str) -> EnhancerNet:

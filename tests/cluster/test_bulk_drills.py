@@ -185,11 +185,13 @@ def test_the_storage_is_away_for_half_a_minute(storage_server, s3, ray_cluster, 
 
 @pytest.mark.drill("actors, ledgers, drivers, machines and the storage, at random")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("count", "kills", "pause"), [(60, 8, 8.0), (1000, 100, 12.0)])
+@pytest.mark.parametrize(
+    ("count", "kills", "pause"), [(60, 8, 8.0), pytest.param(1000, 100, 6.0, marks=pytest.mark.soak)]
+)
 def test_kills_at_random_times(storage_server, s3, ray_cluster, tmp_path, tally, count, kills, pause):
     """With ten files that are poison, of four kinds."""
     folder = tmp_path / "in"
-    whole, _ = bulk_corpus.write(folder, count - 10, 0, shortest=8, longest=30, skew=1)
+    whole, _ = bulk_corpus.write(folder, count - 10, 0, shortest=3, longest=10, skew=1)
     poison = bulk_corpus.write_poison(folder)
     place = f"{s3}/chaos-{count}"
     bulk_corpus.upload(folder, f"{place}/in")

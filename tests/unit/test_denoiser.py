@@ -157,3 +157,23 @@ def test_faintness_follows_the_noise_and_hears_neither_padding_nor_the_neighbour
     )
     nothing = torch.zeros_like(speech)
     assert denoiser.faintness([nothing], [nothing]).max() == 0  # silence has no speech over it
+
+
+def test_a_net_that_adds_fills_a_gap_which_a_mask_leaves_empty():
+    torch.manual_seed(0)
+    masks = Denoiser(SMALL).eval()
+    adds = Denoiser(dataclasses.replace(SMALL, residual=True)).eval()
+    weights = {key: value for key, value in masks.state_dict().items() if ".head.2." not in key}
+    adds.load_state_dict({**adds.state_dict(), **weights})
+    adds.net.head[2].weight.data[:3] = masks.net.head[2].weight.data
+    adds.net.head[2].bias.data[:3] = masks.net.head[2].bias.data
+    waveform = torch.randn(1, 44_100)
+    waveform[:, 20_000:22_500] = 0  # 57 ms
+    with torch.inference_mode():
+        before = masks(waveform)
+        torch.testing.assert_close(adds(waveform), before, rtol=0, atol=0)
+        adds.net.head[2].bias.data[3] = 1.0
+        filled = adds(waveform)
+    gap = slice(21_200, 21_300)
+    assert filled[:, gap].abs().max() > 10 * before[:, gap].abs().max()
+    assert torch.equal(adds(torch.zeros(1, 8400)), torch.zeros(1, 8400))

@@ -1,6 +1,7 @@
 """Stages 1 and 2 in the training loop: what learns, what does not, and what each takes from the other."""
 
 import copy
+import dataclasses
 import json
 import math
 
@@ -218,3 +219,30 @@ def test_stage_3_teaches_the_vocoder_and_nothing_else(root, tmp_path):
     changed = {key.partition(".")[0] for key in after if not torch.equal(before[key], after[key])}
     assert changed == {"vocoder"}
     assert checkpoint.load(third).config.kind == "enhancer"
+
+
+def test_a_repair_net_begins_as_its_denoiser_learns_alone_and_takes_part(root, stage_2, tmp_path):
+    tuned = settings(root, stage="repair", init_from=str(stage_2[1]))
+    tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, residual=True))
+    first = checkpoint.load(stage_2[1])
+    context = LocalContext(tmp_path / "unused", device=torch.device("cpu"))
+    begun = loop.Trainer(tuned, context, load_banks(tuned.corpus, "train")).task.net.eval()
+    noisy = 0.1 * torch.randn(1, 20_000)
+    denoised = first.denoiser(noisy)
+    level = denoised.abs().max()
+    torch.testing.assert_close(begun.repaired(denoised), level * first.denoiser(denoised))
+
+    third = checkpoint.load(train(tuned, tmp_path / "third"))
+
+    before, after = first.net.state_dict(), third.net.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert not changed
+    assert {key.partition(".")[0] for key in after.keys() - before.keys()} == {"repair"}
+    assert after["repair.net.head.2.weight"][3:].abs().max() > 0  # it adds
+    with torch.inference_mode():
+        options = EnhanceOptions(nfe=2)
+        assert not torch.equal(third.net(noisy, options), first.net(noisy, options))
+        whole = dataclasses.replace(options, denoise_strength=0)
+        assert torch.equal(third.net(noisy, whole), first.net(noisy, whole))
+    again = checkpoint.load(train(dataclasses.replace(tuned, init_from=str(third.path)), tmp_path / "again"))
+    assert again.config == third.config
