@@ -78,7 +78,7 @@ class Record:
     """Largest magnitude in dBFS; None where it is not known or the audio is silent."""
     peak_out: float | None = None
     peak_reduction: float = 0.0
-    """By how many dB a limiter lowered peaks at most, on the way to a loudness target."""
+    """By how many dB a limiter lowered peaks at most, to reach a loudness or to fit into the format."""
     loudness_in: float | None = None
     """Integrated loudness in LUFS (ITU-R BS.1770-4); None where it is not known or all is below the gate."""
     loudness_out: float | None = None

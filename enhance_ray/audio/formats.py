@@ -65,6 +65,11 @@ class OutputFormat:
     """Bits per second of a lossy codec, all channels together; None for the others."""
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether what is above full scale is clipped there, or where it is played."""
+        return self.codec in _BIT_RATES or not self.sample_format.startswith("f")
+
+    @property
     def extension(self) -> str:
         """The usual ending of a file's name, with its dot."""
         return ".opus" if self.codec == "opus" else f".{self.container}"

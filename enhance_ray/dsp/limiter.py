@@ -1,4 +1,4 @@
-"""A true-peak limiter for a recording that can be read twice: it looks ahead as far as it needs.
+"""Limiters: of true peaks, for a recording that can be read twice, and of samples, for one that streams.
 
 Each millisecond has a true peak. Where that would pass the limit, the gain has to be lower; it falls towards
 there at 1 dB a millisecond and comes back at 0.06, along lines in dB, so that no step is heard. What stays
@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -87,10 +88,8 @@ class Limiter:
             gain: that all of it is to have where nothing forbids, in dB.
             limit: highest true peak of what comes out, in dBFS.
         """
-        over = np.minimum(0, limit - gain - 20 * np.log10(np.maximum(peaks, _QUIET)))
-        slope = np.arange(len(over))
-        released = np.minimum.accumulate(over - RELEASE * slope) + RELEASE * slope
-        lowered = (np.minimum.accumulate((released - ATTACK * slope[::-1])[::-1]) + ATTACK * slope)[::-1]
+        over = np.minimum(0, limit - gain - 20 * np.log10(np.maximum(peaks.astype(float), _QUIET)))
+        lowered = _approached(_released(over))
         self.reduction = max(0.0, float(-lowered.min())) if len(lowered) else 0.0
         """By how many dB the gain is lowered at most."""
         padded = np.pad(lowered, 1, mode="edge") if len(lowered) else np.zeros(2)
@@ -105,3 +104,57 @@ class Limiter:
         known = self._gains[first:last]
         at = np.arange(start, stop) / STEP - first
         return np.interp(at, np.arange(len(known)), known).astype(np.float32)
+
+
+class Ceiling:
+    """Keeps the samples of a stream within full scale, for formats that clip; it is 60 ms behind."""
+
+    _AHEAD = 60
+    """Steps: peaks up to so many dB above full scale are approached at the limiter's pace."""
+
+    def __init__(self, channels: int) -> None:
+        """Begin a stream."""
+        self._waiting = np.zeros((channels, 0), np.float32)
+        self._risen = self._border = 0.0  # dB, where the last step ended
+        self.reduction = 0.0
+        """By how many dB the gain was lowered at most, so far."""
+
+    def push(self, block: Float[Tensor, "channel time"]) -> Float[Tensor, "channel time_out"]:
+        """Take the next ``block``; what is ready."""
+        self._waiting = np.concatenate([self._waiting, block.numpy()], axis=1)
+        return self._take(max(0, self._waiting.shape[1] // STEP - self._AHEAD))
+
+    def finish(self) -> Float[Tensor, "channel time_out"]:
+        """The rest."""
+        return self._take(-(-self._waiting.shape[1] // STEP))
+
+    def _take(self, steps: int) -> Tensor:
+        samples, length = self._waiting, min(steps * STEP, self._waiting.shape[1])
+        self._waiting = samples[:, length:]
+        peaks = np.abs(samples).max(0)
+        if not length or (peaks.max() <= 1 and self._risen == self._border == 0):
+            return torch.from_numpy(samples[:, :length])  # every bit of it
+        peaks = np.pad(peaks, (0, -len(peaks) % STEP)).reshape(-1, STEP).max(1)
+        over = np.minimum(0, -20 * np.log10(np.maximum(peaks.astype(float), _QUIET)))
+        released = np.minimum(_released(over), self._risen + RELEASE * np.arange(1, len(over) + 1))
+        lowered = _approached(released)
+        borders = np.minimum(lowered, np.append(lowered[1:], 0.0))[:steps]  # each step's right one
+        known = 10 ** (np.append(self._border, borders) / 20)
+        gains = np.interp(np.arange(length) / STEP, np.arange(steps + 1), known)
+        self._risen, self._border = float(released[steps - 1]), float(borders[-1])
+        self.reduction = max(self.reduction, -float(borders.min()))
+        return torch.from_numpy(samples[:, :length] * gains.astype(np.float32))
+
+
+def _released(over: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The highest dB that rise by no more than `RELEASE` a step."""
+    slope = RELEASE * np.arange(len(over))
+    risen: NDArray[np.float64] = np.minimum.accumulate(over - slope) + slope
+    return risen
+
+
+def _approached(released: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The highest dB that fall by no more than `ATTACK` a step."""
+    slope = ATTACK * np.arange(len(released))
+    fallen: NDArray[np.float64] = np.minimum.accumulate(released[::-1] - slope) + slope
+    return fallen[::-1]

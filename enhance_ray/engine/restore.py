@@ -5,6 +5,7 @@ decoded blocks -> Analysis -> whoever runs the model -> Synthesis -> blocks, and
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from enhance_ray.dsp.levels import Meter
+from enhance_ray.dsp.limiter import Ceiling
 from enhance_ray.engine.analysis import Analysis, Piece
 from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
@@ -24,6 +26,7 @@ from enhance_ray.options import MODEL_RATE, EnhanceOptions
 Sender = Callable[[Iterator[Piece]], Iterator[Result[Any]]]
 """Who runs the model, a batcher in this process or replicas of Ray Serve: answers in the order of pieces."""
 
+_HEARD = 0.5  # dB of peaks lowered that are worth a word
 _WRITTEN_SECONDS = 1  # of output at once: meters and encoders make copies, some in float64
 
 
@@ -43,7 +46,7 @@ class Facts:
     """dBFS; None where it was not measured, or is silent."""
     peak_out: float | None = None
     peak_reduction: float = 0.0
-    """By how many dB a limiter lowered peaks at most, on the way to a loudness target."""
+    """By how many dB a limiter lowered peaks at most, to reach a loudness or to fit into the format."""
     loudness_in: float | None = None
     """LUFS; None where it was not measured, or is too short or silent."""
     loudness_out: float | None = None
@@ -64,6 +67,7 @@ class Restoration:
         levels: bool = False,
         scores: bool = False,
         live: bool = False,
+        is_bounded: bool = False,
     ) -> None:
         """Begin.
 
@@ -77,6 +81,7 @@ class Restoration:
             levels: measure peak and loudness of both sides.
             scores: estimate how good both sides sound.
             live: it comes while it sounds, by `push` and `finish`: levels do not look ahead.
+            is_bounded: it is for a format that clips what is above full scale: peaks are lowered instead.
         """
         self._send = send
         self._analysis = Analysis(framing, sample_rate, channels, options, name=name, live=live)
@@ -84,6 +89,7 @@ class Restoration:
         listener = self._scores.hear if self._scores else None
         self._synthesis = Synthesis(framing, options, name=name, listener=listener)
         self._before = Meter(sample_rate, channels) if levels else None
+        self._ceiling = Ceiling(self.channels) if is_bounded else None
         self._after = Meter(MODEL_RATE, self.channels) if levels else None
 
     @property
@@ -102,7 +108,7 @@ class Restoration:
             ConfigError: a block has not the channels that were announced.
         """
         pieces = self._analysis.pieces(_metered(blocks, self._before))
-        yield from self._written(self._synthesis.blocks(self._send(pieces)))
+        yield from self._written(self._synthesis.blocks(self._send(pieces)), is_last=True)
 
     def push(self, block: Tensor) -> Iterator[Tensor]:
         """Take the next (channel, time) ``block`` of a recording that comes while it sounds.
@@ -115,7 +121,7 @@ class Restoration:
             ConfigError: the block has not the channels that were announced.
         """
         [block] = _metered([block], self._before)
-        yield from self._written(self._joined(self._analysis.push(block)))
+        yield from self._written(self._joined(self._analysis.push(block)), is_last=False)
 
     def finish(self) -> Iterator[Tensor]:
         """Yield what is left after the last block that was pushed.
@@ -123,14 +129,16 @@ class Restoration:
         Raises:
             AudioError: there was no sample at all; or the model failed on it.
         """
-        yield from self._written(self._joined(self._analysis.finish()))
-        yield from self._written(self._synthesis.finish())
+        last = itertools.chain(self._joined(self._analysis.finish()), self._synthesis.finish())
+        yield from self._written(last, is_last=True)
 
     def _joined(self, pieces: Iterator[Piece]) -> Iterator[Tensor]:
         for result in self._send(pieces):
             yield from self._synthesis.add(result.piece, result.output)
 
-    def _written(self, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    def _written(self, blocks: Iterator[Tensor], *, is_last: bool) -> Iterator[Tensor]:
+        if self._ceiling is not None:
+            blocks = _lowered(blocks, self._ceiling, is_last)
         parts = (part for block in blocks for part in block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1))
         return _metered(parts, self._after)
 
@@ -146,14 +154,24 @@ class Restoration:
             if meter is not None
             for name in ("peak", "loudness")
         }
+        lowered = self._ceiling.reduction if self._ceiling else 0.0
+        word = (
+            f"its peaks were {lowered:.1f} dB above full scale and were lowered" if lowered > _HEARD else None
+        )
         return Facts(
             seconds=self._analysis.seconds,
-            warning="; ".join(filter(None, [*warnings, self._synthesis.warning])) or None,
+            warning="; ".join(filter(None, [*warnings, self._synthesis.warning, word])) or None,
             guard=self._synthesis.replaced,
             scores=self._scores.result() if self._scores else {},
-            peak_reduction=self._synthesis.peak_reduction,
+            peak_reduction=max(self._synthesis.peak_reduction, lowered),
             **levels,
         )
+
+
+def _lowered(blocks: Iterator[Tensor], ceiling: Ceiling, is_last: bool) -> Iterator[Tensor]:
+    ready = map(ceiling.push, blocks)
+    rest = (ceiling.finish() for _ in range(is_last))  # when the others have come
+    yield from (block for block in itertools.chain(ready, rest) if block.shape[-1])
 
 
 def _metered(blocks: Iterable[Tensor], meter: Meter | None) -> Iterator[Tensor]:

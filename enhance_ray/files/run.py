@@ -323,6 +323,7 @@ class _FileWork:
         with audio.decode(job.input, partial=self._partial, patience=self._patience) as decoder:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
+            target = target_format(info, job.output, self.options.format)
             restoration = Restoration(
                 self.enhancer.framing,
                 functools.partial(self._through_model, stages),
@@ -332,12 +333,13 @@ class _FileWork:
                 name=job.input,
                 levels=True,
                 scores=self._scores,
+                is_bounded=target.is_bounded,
             )
             with audio.encode(
                 job.output,
                 sample_rate=MODEL_RATE,
                 channels=restoration.channels,
-                target=target_format(info, job.output, self.options.format),
+                target=target,
                 tags=info.tags,
                 force=self._force,
                 patience=self._patience,

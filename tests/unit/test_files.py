@@ -723,3 +723,22 @@ def test_a_record_says_where_the_time_went(tmp_path):
     assert record.stages["model"] >= 0.2
     assert record.stages["wait"] >= record.stages["model"] - 0.05
     assert record.output_bytes == (tmp_path / "b.wav").stat().st_size
+
+
+def test_peaks_above_full_scale_are_lowered_for_a_format_that_clips_and_kept_by_one_that_does_not(tmp_path):
+    time = np.arange(2 * RATE) / RATE
+    wave = (np.sin(2 * np.pi * 220 * time) * np.where(time > 1, 4.0, 0.5)).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", wave, RATE, subtype="FLOAT")
+    jobs = [Job(str(tmp_path / "loud.wav"), str(tmp_path / f"out.{kind}")) for kind in ("flac", "wav")]
+
+    lowered, kept = sorted(enhance_files(jobs, enhancer(), OPTIONS), key=lambda record: record.output)
+
+    assert samples(tmp_path / "out.wav").max() == pytest.approx(4.0, abs=1e-3)
+    assert (kept.warning, kept.peak_reduction) == (None, 0)
+    out = samples(tmp_path / "out.flac")[0]
+    assert out.max() == pytest.approx(1.0, abs=1e-3)
+    assert np.mean(np.abs(out) > 0.9999) < 0.01  # 0.84 of the second half, if clipped
+    np.testing.assert_allclose(out[: RATE - 1000], wave[: RATE - 1000], atol=1e-3)
+    assert lowered.warning == "its peaks were 12.0 dB above full scale and were lowered"
+    assert lowered.peak_reduction == pytest.approx(12.04, abs=0.05)
+    assert lowered.peak_out == pytest.approx(0, abs=0.01)

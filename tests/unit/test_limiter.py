@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from enhance_ray.dsp.limiter import ATTACK, STEP, Limiter, TruePeaks
+from enhance_ray.dsp.limiter import ATTACK, RELEASE, STEP, Ceiling, Limiter, TruePeaks
 from enhance_ray.engine import levels
 
 RATE = 44_100
@@ -108,3 +108,45 @@ def test_a_loudness_is_reached_and_the_limit_kept(target, limit, click):
     assert 20 * np.log10(oversampled_peak(output.numpy())) < limit + 0.1
     assert spool.reduction > 1 or (target, click) != (-16, 0.99)
     assert spool.warning is None
+
+
+def below_ceiling(waveform, block):
+    ceiling = Ceiling(len(waveform))
+    parts = [ceiling.push(part) for part in torch.as_tensor(waveform).split(block, dim=-1)]
+    return torch.cat([*parts, ceiling.finish()], dim=-1).numpy(), ceiling.reduction
+
+
+@pytest.mark.parametrize("block", [37, 4410, 1_000_000])
+def test_a_stream_stays_within_full_scale_whatever_its_blocks(block):
+    waveform = 12 * speech_like(3, channels=2)
+    highest = 20 * np.log10(np.abs(waveform).max())
+    assert 6 < highest < 30
+
+    limited, reduction = below_ceiling(waveform, block)
+
+    assert limited.shape == waveform.shape
+    assert np.abs(limited).max() <= 1 + 1e-6
+    assert reduction == pytest.approx(highest, abs=1e-3)
+    np.testing.assert_array_equal(limited, below_ceiling(waveform, 44_100)[0])
+    # The gain moves at the limiter's pace, and both channels have the same.
+    gains = 20 * np.log10((limited / np.where(waveform == 0, 1, waveform)).clip(1e-9))
+    audible = np.abs(waveform).min(0) > 1e-4
+    np.testing.assert_allclose(gains[0, audible], gains[1, audible], atol=1e-3)
+    steps = np.array([gains[0, i : i + STEP][audible[i : i + STEP]].mean() for i in range(0, 3 * RATE, STEP)])
+    steps = steps[np.isfinite(steps)]
+    assert np.diff(steps).min() > -2 * ATTACK
+    assert np.diff(steps).max() < 4 * RELEASE + 0.05
+
+
+def test_what_fits_keeps_every_bit_and_so_does_what_is_far_from_a_peak():
+    waveform = 2 * speech_like(3)
+    waveform *= 0.99 / np.abs(waveform).max()
+    limited, reduction = below_ceiling(waveform, 1000)
+    np.testing.assert_array_equal(limited, waveform)
+    assert reduction == 0
+
+    waveform[0, RATE] = 2.0
+    limited, reduction = below_ceiling(waveform, 1000)
+    assert reduction == pytest.approx(6.02, abs=0.01)
+    np.testing.assert_array_equal(limited[:, : RATE - 10 * STEP], waveform[:, : RATE - 10 * STEP])
+    np.testing.assert_array_equal(limited[:, RATE + 110 * STEP :], waveform[:, RATE + 110 * STEP :])

@@ -275,7 +275,7 @@ class Ingress:
         models = await self._thread(self._stages.models, mode, time.monotonic() + limits.timeout_seconds)
         upload = await self._thread(restoring.examine, path, limits)
         target = restoring.answer_format(upload.info, options.format)
-        restored = restoring.restoration(upload.info, options, models, name="the upload")
+        restored = restoring.restoration(upload.info, options, models, name="the upload", target=target)
         return upload, options, target, restored
 
 

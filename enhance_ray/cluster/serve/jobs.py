@@ -97,7 +97,7 @@ class Recording(Pair):
     """dBFS, before and after; None in silence."""
     peak_out: float | None = None
     peak_reduction: float = 0.0
-    """By how many dB a limiter lowered peaks at most, on the way to a loudness target."""
+    """By how many dB a limiter lowered peaks at most, to reach a loudness or to fit into the format."""
     loudness_in: float | None = None
     """LUFS (ITU-R BS.1770-4), before and after; None where all is below the gate."""
     loudness_out: float | None = None
@@ -363,12 +363,15 @@ class JobsDeployment:
         with audio.decode(recording.input, patience=patience) as decoder:
             info = decoder.info
             recording.seconds = info.seconds
-            restored = restoring.restoration(info, options, models, name=recording.input, levels=True)
+            target = target_format(info, recording.output, options.format)
+            restored = restoring.restoration(
+                info, options, models, name=recording.input, target=target, levels=True
+            )
             with audio.encode(
                 recording.output,
                 sample_rate=MODEL_RATE,
                 channels=restored.channels,
-                target=target_format(info, recording.output, options.format),
+                target=target,
                 tags=info.tags,
                 force=True,  # what was there had been looked for when the job was taken
                 patience=patience,

@@ -148,7 +148,13 @@ class Models:
 
 
 def restoration(
-    info: AudioInfo, options: EnhanceOptions, models: Models, *, name: str, levels: bool = False
+    info: AudioInfo,
+    options: EnhanceOptions,
+    models: Models,
+    *,
+    name: str,
+    target: audio.OutputFormat,
+    levels: bool = False,
 ) -> Restoration:
     """A recording on its way to the models and back.
 
@@ -157,7 +163,14 @@ def restoration(
     """
     send = _Asking(models, options).results
     return Restoration(
-        models.framing, send, info.sample_rate, info.channels, options, name=name, levels=levels
+        models.framing,
+        send,
+        info.sample_rate,
+        info.channels,
+        options,
+        name=name,
+        levels=levels,
+        is_bounded=target.is_bounded,
     )
 
 
