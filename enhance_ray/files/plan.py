@@ -13,6 +13,7 @@ import fsspec
 
 from enhance_ray import audio, config, report
 from enhance_ray.audio import lists
+from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.report import Record
@@ -48,7 +49,7 @@ def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -
 
     Raises:
         ConfigError: a list cannot be read, nothing was found, the one input does not exist, an output would
-            replace an input, or two jobs ask for one output.
+            replace an input, two jobs ask for one output, or a storage does not answer or let in.
     """
     wanted = (options or EnhanceOptions()).format
     if source.startswith("@") or source.endswith(".jsonl"):
@@ -219,8 +220,11 @@ def _join(folder: str, name: str) -> str:
 def _is_folder(path: str) -> bool:
     if not audio.is_remote(path):
         return Path(path).is_dir()
-    filesystem, name = fsspec.url_to_fs(path)
-    return bool(filesystem.isdir(name))
+    try:
+        filesystem, name = fsspec.url_to_fs(path)
+        return bool(filesystem.isdir(name))
+    except FILE_ERRORS as error:
+        raise ConfigError(path, f"the storage says: {explain(error)}") from error
 
 
 # What becomes of an input's extension under `format="keep"`; `audio.output_format` says it by content,

@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from music import jingle
 from torch import nn
 
-from enhance_ray import audio, metrics, report
+from enhance_ray import audio, cli, metrics, report
 from enhance_ray.dsp.segments import Segment
 from enhance_ray.engine import scores
 from enhance_ray.engine.analysis import Piece
@@ -742,3 +742,34 @@ def test_peaks_above_full_scale_are_lowered_for_a_format_that_clips_and_kept_by_
     assert lowered.warning == "its peaks were 12.0 dB above full scale and were lowered"
     assert lowered.peak_reduction == pytest.approx(12.04, abs=0.05)
     assert lowered.peak_out == pytest.approx(0, abs=0.01)
+
+
+class Closed(MemoryFileSystem):
+    """Lets nobody in, and says so by a class of its own."""
+
+    protocol = "closed"
+
+    def info(self, path, **_):
+        raise RuntimeError("the signature does not match\nand more of it")
+
+    _open = info
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["closed://bucket/talk.wav", "out.wav"],
+        ["closed://bucket/shows/", "out"],
+        ["@closed://bucket/list.txt", "out"],
+        [str(SAMPLES / "noisy" / "kathleen_helicopter.flac"), "closed://bucket/out.flac"],
+    ],
+)
+def test_a_storage_that_lets_nobody_in_is_one_line(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    fsspec.register_implementation("closed", Closed, clobber=True)
+
+    assert cli.main(["denoise", *arguments, "--quiet"]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("enhance-ray: closed://bucket/")
+    assert line.endswith(": the signature does not match")

@@ -242,6 +242,15 @@ def _entry(row: Any, where: str) -> Entry:
 
 
 def _listed_entries(source: str, threads: int) -> Iterator[Entry]:
+    try:
+        yield from _listed(source, threads)
+    except ConfigError:
+        raise
+    except FILE_ERRORS as error:
+        raise ConfigError(source, f"cannot be listed: {explain(error)}") from error
+
+
+def _listed(source: str, threads: int) -> Iterator[Entry]:
     is_glob = _is_glob(source)
     base = _glob_base(source) if is_glob else source.rstrip("/")
     filesystem, root = fsspec.url_to_fs(base)
