@@ -224,6 +224,14 @@ def test_the_page_in_a_browser(url, chromium, tmp_path, width, scheme):
     assert hosts - {""} == {urlsplit(url).netloc}  # blob: and data: have none
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
+    assert page.is_visible("#result")
+    (tmp_path / "text.mp3").write_text("no sound")
+    page.set_input_files("#file", tmp_path / "text.mp3")
+    assert page.is_hidden("#result")  # it was another recording's
+    page.click("#go")
+    page.wait_for_selector("#status.bad")
+    assert page.is_hidden("#result")
+
 
 def wave(seconds, channels=1, rate=8000):
     file = io.BytesIO()

@@ -12,8 +12,17 @@ function say(text, bad = false) {
   at("status").classList.toggle("bad", bad);
 }
 
+// What is shown belongs to one recording: it goes when another one comes.
+function clear() {
+  for (const old of Object.values(state.players ?? {})) old.destroy();
+  state.players = null;
+  at("result").hidden = true;
+  at("play").textContent = "Play";
+}
+
 function take(file) {
   state.file = file;
+  clear();
   at("go").disabled = !file;
   say(file ? `${file.name}, ${(file.size / 1e6).toFixed(1)} MB` : "");
 }
@@ -83,6 +92,7 @@ at("form").onsubmit = async event => {
   at("go").disabled = true;
   at("progress").hidden = false;
   at("progress").removeAttribute("value");
+  clear();
   say("Working");
   try {
     const response = await fetch(`v1/${mode}?${query}`, { method: "POST", body: state.file, headers });
@@ -126,7 +136,7 @@ function player(figure, blob) {
 }
 
 async function show(before, after, name) {
-  for (const old of Object.values(state.players ?? {})) old.destroy();
+  clear();
   at("result").hidden = false;
   const pair = { before: player("before", before), after: player("after", after) };
   state.players = { before: pair.before.wave, after: pair.after.wave };
