@@ -210,7 +210,7 @@ def test_kills_at_random_times(storage_server, s3, ray_cluster, tmp_path, tally,
     told = json.loads(fsspec.open(f"{job_state(config.output).folder.uri}/report.json").open().read())
     again = told["seconds_computed"] - told["seconds"]
     print(f"{told['seconds']:.0f} s of audio, {again:.0f} s computed again, {told['deaths']} actors lost")
-    # Each death costs half of a recording, or nothing while an actor starts: of a thousand, 2.9 % were observed.
+    # Each death costs half of a recording, or nothing while an actor starts; 2.9 % were observed.
     assert again < 0.04 * told["seconds"] or count < 1000
 
 
