@@ -98,3 +98,15 @@ def _mel_to_hz(mel: Tensor) -> Tensor:
     return torch.where(
         mel < _BREAK_MEL, mel * 200 / 3, _BREAK_HZ * torch.exp((mel - _BREAK_MEL) * _LOG_RATIO / _LOG_STEP)
     )
+
+
+def erb_weights(bins: int, sample_rate: int = 44_100) -> Float[Tensor, " freq"]:
+    """Weights of ``bins`` from 0 Hz to half of ``sample_rate``, with a mean of 1: how much of the ear's scale
+    of frequency a bin takes up.
+
+    That is the density of the ERB-rate scale, which falls with 1 / (f + 229 Hz): Glasberg and Moore 1990,
+    doi:10.1016/0378-5955(90)90170-T, equation 4.
+    """
+    hertz = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
+    density = 1 / (1 + 4.37e-3 * hertz)
+    return (density / density.mean()).float()

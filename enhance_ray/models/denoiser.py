@@ -26,6 +26,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from enhance_ray.dsp.mel import erb_weights
 from enhance_ray.dsp.stft import istft, stft
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.unet import UNet
@@ -161,16 +162,15 @@ class Denoiser(nn.Module):
         """How faint the noise around each frame is: from 0, clearly heard, to 1, so far below the speech that
         taking it away matters less than what speech goes with it.
 
-        By energies on the ear's scale of frequency (as `training.losses.erb_weights`) of what is kept and of
-        what is taken, over three seconds. DeepFilterNet's programs have a threshold of this kind, too: the
-        estimated signal-to-noise ratio from which a frame is left alone.
+        By energies on the ear's scale of frequency of what is kept and of what is taken, over three seconds.
+        DeepFilterNet's programs have a threshold of this kind, too: the estimated signal-to-noise ratio from
+        which a frame is left alone.
 
         Args:
             spectrum: of the input, in parts one after the other.
             speech: what the net left of each part.
         """
-        hertz = torch.linspace(0, MODEL_RATE / 2, spectrum[0].shape[1], device=spectrum[0].device)
-        weights = 1 / (1 + 4.37e-3 * hertz)
+        weights = erb_weights(spectrum[0].shape[1]).to(spectrum[0].device)
 
         def energy(values: Tensor) -> Tensor:
             return torch.einsum("f,bft->bt", weights, values.real.square() + values.imag.square())

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from enhance_ray.dsp.mel import slaney_filter_bank
+from enhance_ray.dsp.mel import erb_weights, slaney_filter_bank
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.discriminators import RESOLUTIONS
 from enhance_ray.models.layers import Total, alone
@@ -167,18 +167,6 @@ def compressed_spectral_loss(
     known = energy(*spectrum(guide))
     share = complex_share + (guided_share - complex_share) * known / (known + 0.1 * energy(*wanted))
     return torch.lerp(by_magnitude, by_complex, share).mean()
-
-
-def erb_weights(bins: int, sample_rate: int = MODEL_RATE) -> Float[Tensor, " freq"]:
-    """Weights of ``bins`` from 0 Hz to half of ``sample_rate``, with a mean of 1: how much of the ear's scale
-    of frequency a bin takes up.
-
-    That is the density of the ERB-rate scale, which falls with 1 / (f + 229 Hz): Glasberg and Moore 1990,
-    doi:10.1016/0378-5955(90)90170-T, equation 4.
-    """
-    hertz = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
-    density = 1 / (1 + 4.37e-3 * hertz)
-    return (density / density.mean()).float()
 
 
 _LOUDNESS_WINDOW, _LOUDNESS_BANDS, _LOUDNESS_POWER = 1024, 48, 0.23

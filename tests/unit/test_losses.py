@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from enhance_ray.dsp.mel import erb_weights
 from enhance_ray.errors import ConfigError
 from enhance_ray.training.losses import (
     DenoiserLossConfig,
     compressed_spectral_loss,
     denoiser_loss,
-    erb_weights,
     loudness_loss,
 )
 from enhance_ray.training.stages import denoiser_step
