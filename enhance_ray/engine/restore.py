@@ -169,9 +169,11 @@ class Restoration:
 
 
 def _lowered(blocks: Iterator[Tensor], ceiling: Ceiling, is_last: bool) -> Iterator[Tensor]:
-    ready = map(ceiling.push, blocks)
-    rest = (ceiling.finish() for _ in range(is_last))  # when the others have come
-    yield from (block for block in itertools.chain(ready, rest) if block.shape[-1])
+    for block in blocks:
+        if (ready := ceiling.push(block)).shape[-1]:
+            yield ready
+    if is_last and (rest := ceiling.finish()).shape[-1]:
+        yield rest
 
 
 def _metered(blocks: Iterable[Tensor], meter: Meter | None) -> Iterator[Tensor]:

@@ -192,7 +192,10 @@ def encoded(upload: Upload, restored: Restoration, target: audio.OutputFormat) -
 
 
 def held_back(data: Iterator[bytes], path: str) -> Iterator[bytes]:
-    """The same ``data`` when all of it is there, in a file at ``path``; until then nothing, part by part."""
+    """Hold ``data`` back, in a file at ``path``, until it ends, and yield it then.
+
+    Before, it yields empty bytes for each part, so that whoever asks for them can stop.
+    """
     with Path(path).open("w+b") as file:
         for part in data:
             file.write(part)
