@@ -20,7 +20,16 @@ from enhance_ray.training.degrade.chain import Distorter, RecordingChain, distor
 from enhance_ray.training.degrade.codecs import Codec, CodecName, transcode
 from enhance_ray.training.degrade.effect import Effect, Range, Response, Waveform, Waveforms, WholeRange
 from enhance_ray.training.degrade.filters import BandFilter, Equalizer, equalize, filter_band
-from enhance_ray.training.degrade.interference import GaussianNoise, Hum, add_gaussian_noise, add_hum
+from enhance_ray.training.degrade.interference import (
+    GaussianNoise,
+    Hum,
+    Plosives,
+    Wind,
+    add_gaussian_noise,
+    add_hum,
+    add_plosives,
+    add_wind,
+)
 from enhance_ray.training.degrade.levels import (
     Clipping,
     LevelChanges,
@@ -59,6 +68,7 @@ __all__ = [
     "NarrowBand",
     "Overdrive",
     "PacketLoss",
+    "Plosives",
     "Range",
     "RecordingChain",
     "Response",
@@ -67,11 +77,14 @@ __all__ = [
     "Waveform",
     "Waveforms",
     "WholeRange",
+    "Wind",
     "active_power",
     "add_gaussian_noise",
     "add_hum",
+    "add_plosives",
     "add_reverb",
     "add_room",
+    "add_wind",
     "change_level",
     "clip",
     "damp_room",

@@ -10,7 +10,7 @@ import numpy as np
 from enhance_ray.training.degrade.codecs import Codec
 from enhance_ray.training.degrade.effect import Effect, Response, Waveform, check_probability
 from enhance_ray.training.degrade.filters import BandFilter, Equalizer
-from enhance_ray.training.degrade.interference import GaussianNoise, Hum
+from enhance_ray.training.degrade.interference import GaussianNoise, Hum, Plosives, Wind
 from enhance_ray.training.degrade.levels import Clipping, LevelChanges, Overdrive
 from enhance_ray.training.degrade.packets import PacketLoss
 from enhance_ray.training.degrade.rates import NarrowBand
@@ -24,6 +24,9 @@ class RecordingChain:
     All off by default (the reference has none of it). Each effect is drawn by its own probability.
     """
 
+    colour: Equalizer = field(default_factory=lambda: Equalizer(probability=0.0))
+    wind: Wind = field(default_factory=Wind)
+    plosives: Plosives = field(default_factory=Plosives)
     level: LevelChanges = field(default_factory=LevelChanges)
     hum: Hum = field(default_factory=Hum)
     clipping: Clipping = field(default_factory=Clipping)
@@ -49,7 +52,17 @@ class RecordingChain:
 
     @property
     def _chain(self) -> tuple[Effect, ...]:
-        return (self.level, self.hum, self.clipping, self.narrow_band, self.codec, self.packet_loss)
+        return (
+            self.colour,
+            self.wind,
+            self.plosives,
+            self.level,
+            self.hum,
+            self.clipping,
+            self.narrow_band,
+            self.codec,
+            self.packet_loss,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,15 +35,19 @@ def overdrive(waveform: Waveform, *, gain_db: float = 20.0, colour: float = 20.0
     return np.clip(0.5 * waveform + 0.75 * without_dc, -1, 1)
 
 
-def clip(waveform: Waveform, *, threshold_db: float, soft: bool) -> Waveform:
-    """Limit to ``threshold_db`` relative to the peak: cut off, or bent over by tanh if ``soft``."""
+def clip(waveform: Waveform, *, threshold_db: float, soft: bool, asymmetry_db: float = 0.0) -> Waveform:
+    """Limit to ``threshold_db`` relative to the peak: cut off, or bent over by tanh if ``soft``.
+
+    With ``asymmetry_db`` the limit of what is below zero is so much higher, as a biased stage clips.
+    """
     threshold = float(np.abs(waveform).max()) * 10 ** (threshold_db / 20)
     if threshold == 0:
         return waveform
+    below = threshold * 10 ** (asymmetry_db / 20)
     if soft:
-        bent: Waveform = np.tanh(waveform / threshold)
-        return threshold * bent
-    return np.asarray(np.clip(waveform, -threshold, threshold), np.float32)
+        limits = np.where(waveform < 0, np.float32(below), np.float32(threshold))
+        return np.asarray(limits * np.tanh(waveform / limits), np.float32)
+    return np.asarray(np.clip(waveform, -below, threshold), np.float32)
 
 
 def change_level(
@@ -113,10 +117,17 @@ class LevelChanges(Effect):
 class Clipping(Effect):
     """Too loud for the recorder, hard or soft, one as often as the other: `clip`."""
 
-    LIMITS: ClassVar = {"threshold_db": (-40, 0)}
+    LIMITS: ClassVar = {"threshold_db": (-40, 0), "asymmetry_db": (-40, 40)}
 
     threshold_db: Range = (-18.0, -1.0)
     """Relative to the peak."""
+    asymmetry_db: Range = (0.0, 0.0)
+    """How much higher the limit of what is below zero is."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
-        return clip(waveform, threshold_db=rng.uniform(*self.threshold_db), soft=rng.random() < 0.5)
+        return clip(
+            waveform,
+            threshold_db=rng.uniform(*self.threshold_db),
+            soft=rng.random() < 0.5,
+            asymmetry_db=rng.uniform(*self.asymmetry_db),
+        )
