@@ -12,7 +12,10 @@ several times smaller. A third, `attenuation_limit_db`, spares recordings that n
 With `residual` the net can add as well as take away, which makes it one that repairs: what clipping, lost
 packets and codecs took is in no bin that a mask could open.
 
-    S' = |S| sigmoid(a) * exp(j ...) + level of the neighbourhood * (p + j q)
+    S' = |S| sigmoid(a) * exp(j ...) + level of the neighbourhood * w |w| ** (1 / 0.3 - 1),  w = p + j q
+
+It says in compressed magnitudes what to add, as it sees them: so that next to nothing is next to nothing, where
+a loss of compressed spectra would else hear every tremble.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ _TILE = 512
 
 _NEIGHBOURS = (3, 17)
 """Bands and frames whose mean level scales what is added: more frames than the longest gap that is filled."""
+
+_LOUDEST_SUM = 2.0
+"""Bound of |w|: what is added is at most 20 dB above that level."""
 
 _FAINT_DB = (25.0, 30.0)
 """Speech over noise from which noise counts as faint: not at all, and wholly."""
@@ -107,9 +113,10 @@ class Denoiser(nn.Module):
             middle_blocks=self.config.middle_blocks,
             recurrent=self.config.recurrent,
         )
-        if self.config.residual:  # it begins with nothing
-            for weights in self.net.head[-1].parameters():
-                nn.init.zeros_(weights[3:])
+        if self.config.residual:  # it begins with next to nothing; with nothing it would have no gradient
+            with torch.no_grad():
+                for weights in self.net.head[-1].parameters():
+                    weights[3:] *= 0.1
         if self.config.bands is not None:
             with torch.device("cpu"):  # also in a net that is built without memory
                 merge, spread = band_matrices(self.config.n_fft // 2 + 1, self.config.bands)
@@ -144,7 +151,7 @@ class Denoiser(nn.Module):
         features = torch.cat([self._features(tile) for tile in spectrum.split(_TILE, dim=-1)], dim=-1)
         maps = self.net(features).float()
         if self.config.residual:
-            maps = torch.cat([maps[:, :3], maps[:, 3:] * self._level(features)], dim=1)
+            maps = torch.cat([maps[:, :3], _expanded(maps[:, 3:]) * self._level(features)], dim=1)
         tiles = list(spectrum.split(_TILE, dim=-1))
         pairs = zip(tiles, maps.split(_TILE, dim=-1), strict=True)
         answers = [self._answer(tile, part) for tile, part in pairs]
@@ -225,6 +232,14 @@ class Denoiser(nn.Module):
         # The epsilon inside the root is the original's: a turn near (0, 0) stays shorter than 1.
         mask = mask / (turn_cos.square() + turn_sin.square() + 1e-7).sqrt()
         return torch.complex(mask * turn_cos, mask * turn_sin)
+
+
+def _expanded(maps: Float[Tensor, "batch 2 band frame"]) -> Float[Tensor, "batch 2 band frame"]:
+    """Real and imaginary parts of what is added, from those of its compressed self."""
+    energy = maps.square().sum(1, keepdim=True)
+    shrunk = (1 + energy / _LOUDEST_SUM**2).reciprocal()
+    # The floor keeps the gradient of the power finite.
+    return maps * shrunk.sqrt() * (energy * shrunk + 1e-8).pow((1 / COMPRESSION - 1) / 2)
 
 
 def normalise_peak(waveform: Float[Tensor, "*batch time"]) -> Float[Tensor, "*batch time"]:

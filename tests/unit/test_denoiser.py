@@ -171,8 +171,8 @@ def test_a_net_that_adds_fills_a_gap_which_a_mask_leaves_empty():
     waveform[:, 20_000:22_500] = 0  # 57 ms
     with torch.inference_mode():
         before = masks(waveform)
-        # A head with more rows may be summed in another order.
-        torch.testing.assert_close(adds(waveform), before, rtol=0, atol=1e-6)
+        # It begins with next to nothing.
+        torch.testing.assert_close(adds(waveform), before, rtol=0, atol=1e-4)
         adds.net.head[2].bias.data[3] = 1.0
         filled = adds(waveform)
     gap = slice(21_200, 21_300)
