@@ -313,6 +313,7 @@ class Enhancer:
         rows: Tensor,
         options: EnhanceOptions,
         starts: Sequence[int],
+        cuts: Tensor | None = None,
         *,
         denoised: Tensor | None = None,
     ) -> Tensor:
@@ -328,6 +329,7 @@ class Enhancer:
             rows: of one of the lengths that `Framing.row_length` gives.
             options: what to do.
             starts: first sample of each row in its recording, a multiple of a frame.
+            cuts: (row,): where the band of each ends, in Hz; by default that is not known.
             denoised: to enhance, what the denoiser made of ``rows``, where that is known already.
         """
         most = self._most_rows
@@ -335,7 +337,7 @@ class Enhancer:
             parts = [slice(first, first + most) for first in range(0, len(rows), most)]
         else:
             try:
-                return self._run(rows, options, starts, denoised)
+                return self._run(rows, options, starts, cuts, denoised)
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
@@ -349,6 +351,7 @@ class Enhancer:
                     rows[part],
                     options,
                     starts[part],
+                    None if cuts is None else cuts[part],
                     denoised=None if denoised is None else denoised[part],
                 )
                 for part in parts
@@ -356,7 +359,12 @@ class Enhancer:
         )
 
     def _run(
-        self, rows: Tensor, options: EnhanceOptions, starts: Sequence[int], denoised: Tensor | None
+        self,
+        rows: Tensor,
+        options: EnhanceOptions,
+        starts: Sequence[int],
+        cuts: Tensor | None,
+        denoised: Tensor | None,
     ) -> Tensor:
         rows = rows.to(self.device)
         with self._exact_convolutions():
@@ -371,6 +379,7 @@ class Enhancer:
                     options,
                     denoised=denoised,
                     first_frames=[start // self.framing.hop for start in starts],
+                    cuts=cuts,
                 )
                 output = nn.functional.pad(output, (0, rows.shape[-1] - output.shape[-1]))
                 if options.guard:

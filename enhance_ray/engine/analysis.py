@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from enhance_ray.dsp.bandwidth import BandMeter
 from enhance_ray.dsp.levels import GainCurve
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.dsp.segments import Segment, Splitter
@@ -30,6 +31,8 @@ class Piece:
     """(channel, 1): what each row was divided by, as the model does by itself."""
     gains: Tensor
     """(time,): what all of them were divided by before, the gain curve."""
+    cuts: Tensor
+    """(channel,): where the band of each ends, in Hz, by all that was heard up to the end of this piece."""
 
 
 class Analysis:
@@ -63,6 +66,8 @@ class Analysis:
         self._received = 0
         self._resampler = StreamingResampler(sample_rate, MODEL_RATE, channels=self.channels)
         self._curve = GainCurve(live=live)
+        self._band = BandMeter(self.channels, sample_rate)
+        self._heard = 0  # samples that the band was measured of
         self._waiting = torch.zeros(self.channels, 0)  # for the curve, which looks ahead
         self._layout = framing.layout(options)
         self._splitter = Splitter(self._layout)
@@ -123,12 +128,15 @@ class Analysis:
 
     def _piece(self, segment: Segment, cut: Tensor) -> Piece:
         waveform, gains = cut[:-1], cut[-1]
+        self._band.push(waveform[:, max(0, self._heard - segment.start) :])
+        self._heard = segment.start + waveform.shape[-1]
         # The denoiser normalises each row by itself: done here before, it can be undone.
         peaks = waveform.abs().amax(-1, keepdim=True).clamp_min(1e-7)
         # A last segment that was moved back onto the grid lacks less than a frame of the others' length.
         whole = self._layout.length if segment.start else waveform.shape[-1]
         padding = self._framing.row_length(whole) - waveform.shape[-1]
-        return Piece(segment, nn.functional.pad(waveform / peaks, (0, padding)), peaks, gains.clone())
+        rows = nn.functional.pad(waveform / peaks, (0, padding))
+        return Piece(segment, rows, peaks, gains.clone(), self._band.cuts)
 
     def _refuse_non_finite(self, block: Tensor) -> None:
         finite = block.isfinite()

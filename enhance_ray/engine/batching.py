@@ -18,7 +18,7 @@ Owner = TypeVar("Owner")
 class Model(Protocol):
     """What runs batches: `Enhancer`."""
 
-    def run(self, rows: Tensor, options: EnhanceOptions, starts: Sequence[int]) -> Tensor:
+    def run(self, rows: Tensor, options: EnhanceOptions, starts: Sequence[int], cuts: Tensor) -> Tensor:
         """The answer, (row, time) or with a guard (row, 2, time), to (row, time)."""
         ...
 
@@ -83,16 +83,11 @@ class Batcher(Generic[Owner]):
         started = time.perf_counter()
         rows = torch.cat([piece.rows for _, piece in pieces])
         starts = [piece.segment.start for _, piece in pieces for _ in piece.rows]
+        cuts = torch.cat([piece.cuts for _, piece in pieces])
         # The last piece may have brought more channels than the batch had room for.
+        parts = [slice(first, first + self._batch_size) for first in range(0, len(rows), self._batch_size)]
         outputs = torch.cat(
-            [
-                self._model.run(
-                    rows[first : first + self._batch_size],
-                    self._options,
-                    starts[first : first + self._batch_size],
-                )
-                for first in range(0, len(rows), self._batch_size)
-            ]
+            [self._model.run(rows[part], self._options, starts[part], cuts[part]) for part in parts]
         )
         seconds_per_row = (time.perf_counter() - started) / len(rows)
         shares = outputs.split([len(piece.rows) for _, piece in pieces])

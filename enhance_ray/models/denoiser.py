@@ -14,8 +14,8 @@ packets and codecs took is in no bin that a mask could open.
 
     S' = |S| sigmoid(a) * exp(j ...) + level of the neighbourhood * w |w| ** (1 / 0.3 - 1),  w = p + j q
 
-It says in compressed magnitudes what to add, as it sees them: so that next to nothing is next to nothing, where
-a loss of compressed spectra would else hear every tremble.
+It says in compressed magnitudes what to add, as it sees them: so that next to nothing is next to nothing,
+where a loss of compressed spectra would else hear every tremble.
 """
 
 from __future__ import annotations

@@ -176,6 +176,7 @@ class EnhancerNet(nn.Module):
         prior_noise: Float[Tensor, "batch latent frame"] | None = None,
         vocoder_noise: Float[Tensor, "batch noise padded_frame"] | None = None,
         first_frames: Sequence[int] | None = None,
+        cuts: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch frames_time"]:
         """Restore ``noisy``.
 
@@ -187,6 +188,8 @@ class EnhancerNet(nn.Module):
             prior_noise: standard normal, where the flow starts; by default the noise field of the seed.
             vocoder_noise: standard normal, with `VocoderConfig.padding` more frames; by default the same.
             first_frames: where each row lies in its recording, for the noise fields; by default all at 0.
+            cuts: where the band of each row ends, in Hz, infinite where it does not: a vocoder that fills
+                gaps alone (`SourceFilterConfig.fill_below_db`) fills those above. By default all.
 
         Returns:
             The whole frames of ``noisy``: time // 420 * 420 samples. The original's vocoder gives speech with
@@ -221,6 +224,9 @@ class EnhancerNet(nn.Module):
             denoised = self.denoised(noisy)
         if strength:
             denoised = self.repaired(denoised)
+        guide = (strength * denoised + (1 - strength) * noisy)[:, : frames * self.hop]
+        if cuts is not None and self._fills_gaps and cuts.isinf().all():
+            return guide
         mel = self.normalise(noisy)
         solver, nfe = options.sampling(self.config.nfe)
         latent = self.flow.sample(
@@ -230,8 +236,13 @@ class EnhancerNet(nn.Module):
             nfe=nfe,
         )
         features = self.autoencoder.decode(latent / self.config.latent_scale)
-        guide = strength * denoised + (1 - strength) * noisy
-        return self.synthesise(features, guide[:, : frames * self.hop], vocoder_noise.to(mel))
+        return self.synthesise(features, guide, vocoder_noise.to(mel), cuts)
+
+    @property
+    def _fills_gaps(self) -> bool:
+        """Whether the vocoder leaves a guide as it is that has no gaps."""
+        source_filter = self.config.source_filter
+        return source_filter is not None and source_filter.fill_below_db is not None and not self.training
 
     def normalise(self, waveform: Float[Tensor, "batch time"]) -> Float[Tensor, "batch mel frame"]:
         """The normalised mel of a waveform."""
@@ -263,6 +274,7 @@ class EnhancerNet(nn.Module):
         features: Float[Tensor, "batch feature frame"],
         guide: Float[Tensor, "batch time"],
         noise: Float[Tensor, "batch noise padded_frame"],
+        cuts: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch time"]:
         """The waveform that ``features`` stand for.
 
@@ -271,12 +283,13 @@ class EnhancerNet(nn.Module):
             guide: what came in, denoised, ``frame`` hops long. The original's vocoder has no use for it; a
                 source-filter vocoder shapes it, and its answer has the guide's level.
             noise: standard normal, `EnhancerConfig.noise_padding` frames longer than the features.
+            cuts: as in `forward`.
         """
         if self.config.source_filter is None:
             return self.vocoder(features, noise)  # type: ignore[no-any-return]
         level = guide.abs().amax(dim=-1, keepdim=True)
         guide = normalise_peak(guide)
-        return level * self.vocoder(features, guide, self.normalise(guide), noise)  # type: ignore[no-any-return]
+        return level * self.vocoder(features, guide, self.normalise(guide), noise, cuts)  # type: ignore[no-any-return]
 
     def start(
         self,

@@ -30,6 +30,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.autoencoder import ResidualBlock
 from enhance_ray.models.denoiser import band_matrices
 from enhance_ray.models.layers import Conv1d
+from enhance_ray.options import MODEL_RATE
 
 _SOURCES = 3
 _ENVELOPE_BANDS = 32
@@ -42,6 +43,8 @@ _QUIET = -5.0
 """Logarithm of the made sources' gains in a net that has learned nothing: -43 dB."""
 _NEIGHBOURS = (9, 5)
 """Bins and frames over which powers are averaged before guide and answer are compared."""
+_EDGE_HZ = 200.0
+"""Width of the step from what is left alone to what is filled."""
 _PAUSE = 2.5e-6
 """Power of the guide, whose peak is 1, below which a frame is taken for a pause: -56 dB."""
 
@@ -109,6 +112,7 @@ class SourceFilterVocoder(nn.Module):
         guide: Float[Tensor, "batch time"],
         guide_mel: Float[Tensor, "batch mel frame"],
         noise: Float[Tensor, "batch hop frame"],
+        cuts: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch time"]:
         """Waveform of ``hop`` samples a frame, at the level that ``features`` stand for.
 
@@ -117,6 +121,7 @@ class SourceFilterVocoder(nn.Module):
             guide: ``frame * hop`` samples with a peak of about 1, whose phase and harmonics are used.
             guide_mel: its normalised mel.
             noise: standard normal, a frame's samples in a column.
+            cuts: Hz; where gaps alone are filled, what lies below its row's cut has none.
         """
         gains = self.net(torch.cat([features, guide_mel.to(features)], dim=1)).float()
         # In float32, training included: products in bfloat16 would be heard.
@@ -132,6 +137,8 @@ class SourceFilterVocoder(nn.Module):
             answer = first + second + third
             if self.config.fill_below_db is not None and not self.training:
                 share = _gaps(sources[0], answer, self.config.fill_below_db)
+                if cuts is not None:
+                    share = share * _above(cuts.to(share), share.shape[1])[..., None]
                 answer = torch.lerp(sources[0], answer, share[..., None])
         return self._white_magnitude * istft(
             torch.view_as_complex(answer),
@@ -172,6 +179,12 @@ def _gaps(
     power, wanted = _around(power), 10 ** (below_db / 10) * _around(_power(answer))
     lacking = wanted.square() / (wanted.square() + power.square() + torch.finfo(power.dtype).tiny)
     return lacking * frame / (frame + _PAUSE)
+
+
+def _above(cuts: Float[Tensor, " batch"], bins: int) -> Float[Tensor, "batch freq"]:
+    """0 below each cut and 1 above, with a line between."""
+    frequencies = torch.linspace(0, MODEL_RATE / 2, bins, device=cuts.device)
+    return ((frequencies - cuts[:, None]) / _EDGE_HZ + 0.5).clamp(0, 1)
 
 
 def _power(spectrum: Float[Tensor, "batch freq frame 2"]) -> Float[Tensor, "batch freq frame"]:

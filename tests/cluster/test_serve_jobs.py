@@ -121,7 +121,7 @@ def test_a_model_at_work_is_healthy_at_once_and_one_that_gives_nan_is_not():
     class Busy:
         framing = Framing(1, 1)
 
-        def run(self, rows, options, starts, *, denoised=None):
+        def run(self, rows, options, starts, cuts, *, denoised=None):
             if len(rows) == 3:
                 running.set()
                 go.wait(10)
@@ -130,7 +130,7 @@ def test_a_model_at_work_is_healthy_at_once_and_one_that_gives_nan_is_not():
         gain = 1.0
 
     async def check():
-        work = models.Work(np.zeros((3, 8), np.float32), 0, EnhanceOptions())
+        work = models.Work(np.zeros((3, 8), np.float32), 0, EnhanceOptions(), np.full(3, np.inf, np.float32))
         batch = asyncio.ensure_future(model.run([work]))
         await asyncio.to_thread(running.wait, 10)
         started = time.monotonic()

@@ -131,7 +131,9 @@ def test_a_long_recording_is_scored_every_half_minute_and_where_it_is_loud(monke
     loud[:, 20 * RATE : 25 * RATE] = 0.5
     for second in (0, 10, 20, 28, 56):
         segment = Segment(second * RATE, (second + 30) * RATE, last=False)
-        keeper.hear(Piece(segment, quiet, torch.ones(1, 1), torch.ones(30 * RATE)), loud)
+        keeper.hear(
+            Piece(segment, quiet, torch.ones(1, 1), torch.ones(30 * RATE), torch.full((1,), torch.inf)), loud
+        )
     assert len(heard) == 3
     assert {window.shape for window in heard} == {(2, scores.WINDOW)}
     assert all((window[1] == 0.5).sum() == 5 * RATE for window in heard)

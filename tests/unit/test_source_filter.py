@@ -113,6 +113,34 @@ def test_filling_leaves_the_guide_where_it_has_all_and_where_it_rests(vocoder):
 
 
 @torch.inference_mode()
+def test_filling_changes_nothing_below_a_row_s_cut(net):
+    """The guide ends at 3 kHz: a cut at 8 kHz leaves what is between as it is, no cut leaves all."""
+    net.config = dataclasses.replace(
+        net.config, source_filter=dataclasses.replace(CONFIG, fill_below_db=-10.0)
+    )
+    net.vocoder.config = net.config.source_filter
+    net.vocoder.net[-1].bias.data.view(3, -1)[2] = 3.5  # noise at -13 dB
+    noisy = guide(3)
+    given, options = net.denoised(noisy), EnhanceOptions(prior_temperature=0)
+    cuts = torch.tensor([3000.0, 8000.0, math.inf])
+    filled = net(noisy, options, denoised=given, cuts=cuts)
+    added = torch.stft(filled - given, 1024, window=torch.hann_window(1024), return_complex=True)
+    power = added[..., 8:-8].abs().square().mean(-1)
+    bins = torch.linspace(0, 22_050, power.shape[1])
+    low, middle, high = (
+        power[:, (bins > first) & (bins < last)].mean(-1)
+        for first, last in ((0, 2600), (3500, 7500), (8500, 22_050))
+    )
+    assert middle[0] > 100 * low[0]
+    assert high[1] > 100 * max(low[1], middle[1])
+    inner = slice(None, -2 * HOP)  # the transform repeats the last frame
+    torch.testing.assert_close(filled[2, inner], given[2, inner], rtol=0, atol=1e-5)
+    # Where no row has a cut there is nothing to make, and nothing is made.
+    alone = net(noisy[2:], options, denoised=given[2:], cuts=cuts[2:])
+    assert torch.equal(alone, given[2:])
+
+
+@torch.inference_mode()
 def test_rows_do_not_influence_each_other(vocoder):
     torch.nn.init.normal_(vocoder.net[-1].weight, std=0.05)
     batch = inputs(3)

@@ -41,6 +41,8 @@ class Work:
     start: int
     """First sample in the recording."""
     options: EnhanceOptions
+    cuts: NDArray[np.float32]
+    """(channel,), as a piece has them."""
     denoised: NDArray[np.float32] | None = None
     """(channel, time): what the denoiser made of it."""
 
@@ -102,8 +104,9 @@ class _Model:
         given = [work.denoised for work in works if work.denoised is not None]
         starts = [work.start for work in works for _ in work.rows]
         options = dataclasses.replace(works[0].options, mode=self._mode)
+        cuts = torch.from_numpy(np.concatenate([work.cuts for work in works]))
         denoised = torch.from_numpy(np.concatenate(given)) if given else None
-        output = self._enhancer.run(rows, options, starts, denoised=denoised).numpy()
+        output = self._enhancer.run(rows, options, starts, cuts, denoised=denoised).numpy()
         places = np.cumsum([len(work.rows) for work in works])[:-1]
         return np.split(output, places)
 
@@ -112,7 +115,8 @@ class _Model:
         length = self._enhancer.framing.row_length(int(_CHECKED_SECONDS * MODEL_RATE))
         noise = np.random.default_rng(0).standard_normal((1, length), np.float32)
         options = EnhanceOptions(mode=self._mode, nfe=2)
-        if not np.isfinite(self._run([Work(noise, 0, options)])[0]).all():
+        cuts = np.array([MODEL_RATE / 4], np.float32)  # something to fill
+        if not np.isfinite(self._run([Work(noise, 0, options, cuts)])[0]).all():
             raise FloatingPointError("the model gives NaN or infinite samples")
 
     async def check(self) -> None:

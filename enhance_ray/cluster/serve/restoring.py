@@ -233,7 +233,8 @@ class _Asking:
         self._models = dataclasses.replace(self._models, deadline=deadline)
 
     def _send(self, piece: Piece) -> Any:
-        return self._models.ask(Work(piece.rows.numpy(), piece.segment.start, self._options))
+        work = Work(piece.rows.numpy(), piece.segment.start, self._options, piece.cuts.numpy())
+        return self._models.ask(work)
 
     def _receive(self, piece: Piece, response: Any) -> Result[None]:
         lost = 0
