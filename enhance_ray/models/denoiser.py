@@ -12,10 +12,10 @@ several times smaller. A third, `attenuation_limit_db`, spares recordings that n
 With `residual` the net can add as well as take away, which makes it one that repairs: what clipping, lost
 packets and codecs took is in no bin that a mask could open.
 
-    S' = |S| sigmoid(a) * exp(j ...) + level of the neighbourhood * w |w| ** (1 / 0.3 - 1),  w = p + j q
+    S' = |S| sigmoid(a) * exp(j ...) + u * S + v * near + w * far
 
-It says in compressed magnitudes what to add, as it sees them: so that next to nothing is next to nothing,
-where a loss of compressed spectra would else hear every tremble.
+where u, v and w are complex numbers of each bin, and near and far are what its neighbours in time would be in
+its place (`neighbours`): a phase cannot be guessed in bands, and they bring one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ COMPRESSION = 0.3
 _TILE = 512
 """Frames; a training crop is one tile."""
 
-_NEIGHBOURS = (3, 17)
-"""Bands and frames whose mean level scales what is added: more frames than the longest gap that is filled."""
+_NEAR, _FAR = ((1, 1.0), (2, 0.5)), ((3, 1.0), (4, 0.8), (5, 0.6))
+"""Distances in frames and weights of what is added from on either side: up to a gap's length."""
 
-_LOUDEST_SUM = 2.0
-"""Bound of |w|: what is added is at most 20 dB above that level."""
+_LOUDEST = 4.0
+"""Bound of the factors of what is added: 12 dB."""
 
 _FAINT_DB = (25.0, 30.0)
 """Speech over noise from which noise counts as faint: not at all, and wholly."""
@@ -78,7 +78,7 @@ class DenoiserConfig:
     bands: int | None = None
     """Bands that the bins are merged into; None keeps every bin."""
     residual: bool = False
-    """Add to every bin a complex value that the net chooses, too; the original only takes away."""
+    """Add to every bin what the net chooses of its neighbours in time; the original only takes away."""
     attenuation_limit_db: float | None = None
     """Most attenuation where noise is faint (`Denoiser.faintness`), since there a net takes more of the
     speech with it than the noise is worth; None sets no limit, as in the original. Not in training, where
@@ -107,16 +107,16 @@ class Denoiser(nn.Module):
         self.config = config or DenoiserConfig()
         self.net = UNet(
             3,
-            5 if self.config.residual else 3,
+            9 if self.config.residual else 3,
             hidden=self.config.hidden,
             blocks=self.config.blocks,
             middle_blocks=self.config.middle_blocks,
             recurrent=self.config.recurrent,
         )
-        if self.config.residual:  # it begins with next to nothing; with nothing it would have no gradient
+        if self.config.residual:  # it begins with next to nothing
             with torch.no_grad():
                 for weights in self.net.head[-1].parameters():
-                    weights[3:] *= 0.1
+                    weights[3:] *= 0.03
         if self.config.bands is not None:
             with torch.device("cpu"):  # also in a net that is built without memory
                 merge, spread = band_matrices(self.config.n_fft // 2 + 1, self.config.bands)
@@ -150,11 +150,17 @@ class Denoiser(nn.Module):
         # What is as large as the spectrum is worked on in tiles, which stay in the processor's cache.
         features = torch.cat([self._features(tile) for tile in spectrum.split(_TILE, dim=-1)], dim=-1)
         maps = self.net(features).float()
-        if self.config.residual:
-            maps = torch.cat([maps[:, :3], _expanded(maps[:, 3:]) * self._level(features)], dim=1)
         tiles = list(spectrum.split(_TILE, dim=-1))
-        pairs = zip(tiles, maps.split(_TILE, dim=-1), strict=True)
-        answers = [self._answer(tile, part) for tile, part in pairs]
+        pairs = zip(tiles, maps[:, :3].split(_TILE, dim=-1), strict=True)
+        answers = [tile * self._filter(self._spread(part)) for tile, part in pairs]
+        if self.config.residual:
+            around = [spectrum, *(self.neighbours(spectrum, kernel) for kernel in (_NEAR, _FAR))]
+            for factor, other in zip(_bounded(maps[:, 3:]), around, strict=True):
+                parts = [self._spread(part) for part in factor.split(_TILE, dim=-1)]
+                answers = [
+                    answer + torch.complex(part[:, 0], part[:, 1]) * tile
+                    for answer, part, tile in zip(answers, parts, other.split(_TILE, dim=-1), strict=True)
+                ]
         if self.training or self.config.attenuation_limit_db is None:
             return torch.cat(answers, dim=-1)
         rest = 10 ** (-self.config.attenuation_limit_db / 20) * self.faintness(tiles, answers)[:, None]
@@ -209,21 +215,38 @@ class Denoiser(nn.Module):
             return features
         return torch.einsum("kf,bcft->bckt", self.merge, features)
 
-    def _level(self, features: Float[Tensor, "batch 3 band frame"]) -> Float[Tensor, "batch 1 band frame"]:
-        """The magnitude around each place of the map."""
-        bands, frames = _NEIGHBOURS
-        padding = (bands // 2, frames // 2)
-        around = F.avg_pool2d(features[:, :1], _NEIGHBOURS, 1, padding, count_include_pad=False)
-        return around.pow(1 / COMPRESSION) if self.config.features == "compressed" else around
-
-    def _answer(
-        self, spectrum: Complex[Tensor, "batch freq frame"], maps: Float[Tensor, "batch map band frame"]
+    def neighbours(
+        self, spectrum: Complex[Tensor, "batch freq frame"], kernel: Sequence[tuple[int, float]]
     ) -> Complex[Tensor, "batch freq frame"]:
-        """What the net's answer ``maps`` makes of a part of the spectrum."""
-        if self.config.bands is not None:
-            maps = torch.einsum("fk,bckt->bcft", self.spread, maps).float()
-        answer = spectrum * self._filter(maps[:, :3])
-        return answer + torch.complex(maps[:, 3], maps[:, 4]) if self.config.residual else answer
+        """What each frame's neighbours would be in its place, on the average.
+
+        A tone in the middle of a bin turns by the same angle from frame to frame: without that turn it stands
+        still, and frames can be averaged.
+
+        Args:
+            spectrum: of a recording.
+            kernel: distances in frames, on both sides, and their weights.
+        """
+        bins, frames = spectrum.shape[1:]
+        turns = torch.outer(torch.arange(bins), torch.arange(frames)) * self.config.hop % self.config.n_fft
+        angles = (turns * (2 * torch.pi / self.config.n_fft)).to(spectrum.device)
+        turn = torch.polar(torch.ones_like(angles), angles)
+        still = spectrum * turn.conj()
+        reach = max(distance for distance, _ in kernel)
+        padded = F.pad(torch.view_as_real(still), (0, 0, reach, reach))
+        total = 2 * sum(weight for _, weight in kernel)
+        mean = sum(
+            weight / total * padded[:, :, reach + side * distance :][:, :, :frames]
+            for distance, weight in kernel
+            for side in (-1, 1)
+        )
+        return turn * torch.view_as_complex(mean)
+
+    def _spread(self, maps: Float[Tensor, "batch map band frame"]) -> Float[Tensor, "batch map freq frame"]:
+        """The maps of bands, for bins."""
+        if self.config.bands is None:
+            return maps
+        return torch.einsum("fk,bckt->bcft", self.spread, maps).float()
 
     def _filter(self, maps: Float[Tensor, "batch 3 freq frame"]) -> Complex[Tensor, "batch freq frame"]:
         """The complex factor of every bin."""
@@ -234,12 +257,13 @@ class Denoiser(nn.Module):
         return torch.complex(mask * turn_cos, mask * turn_sin)
 
 
-def _expanded(maps: Float[Tensor, "batch 2 band frame"]) -> Float[Tensor, "batch 2 band frame"]:
-    """Real and imaginary parts of what is added, from those of its compressed self."""
-    energy = maps.square().sum(1, keepdim=True)
-    shrunk = (1 + energy / _LOUDEST_SUM**2).reciprocal()
-    # The floor keeps the gradient of the power finite.
-    return maps * shrunk.sqrt() * (energy * shrunk + 1e-8).pow((1 / COMPRESSION - 1) / 2)
+def _bounded(maps: Float[Tensor, "batch 6 band frame"]) -> list[Float[Tensor, "batch 2 band frame"]]:
+    """The complex factors, real and imaginary part each, none larger than may be."""
+    factors = []
+    for part in maps.split(2, dim=1):
+        energy = part.square().sum(1, keepdim=True)
+        factors.append(part * (1 + energy / _LOUDEST**2).rsqrt())
+    return factors
 
 
 def normalise_peak(waveform: Float[Tensor, "*batch time"]) -> Float[Tensor, "*batch time"]:

@@ -53,7 +53,9 @@ def denoiser_step(
     else:
         target = normalise_peak(target)
     estimate = denoiser(noisy)
-    loss, metrics = denoiser_loss(estimate, target, config)
+    # What was clipped, or nearly lost, goes beyond the input: such a row would count more than all others.
+    level = target.abs().amax(dim=-1, keepdim=True).clamp_min(1)
+    loss, metrics = denoiser_loss(estimate / level, target / level, config)
     return StepResult(loss, metrics, estimate.detach())
 
 
