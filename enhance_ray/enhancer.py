@@ -29,7 +29,7 @@ from enhance_ray.memory import keep_large_blocks
 from enhance_ray.models import ode
 from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.models.precision import resolve_precision
-from enhance_ray.options import MODEL_RATE, EnhanceOptions, Precision
+from enhance_ray.options import EnhanceOptions, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,11 @@ class Enhancer:
         return cls(
             loaded.denoiser,
             loaded.net,
-            framing=Framing(loaded.denoiser.config.hop, loaded.denoiser.shortest),
+            framing=Framing(
+                loaded.denoiser.config.hop,
+                loaded.denoiser.shortest,
+                keeps_waves=loaded.net is not None and loaded.net.config.source_filter is not None,
+            ),
             fingerprint=loaded.fingerprint,
             device=device,
             precision=precision,
@@ -177,8 +181,8 @@ class Enhancer:
             layout: "time_channel" for (time, channel), as `soundfile.read` gives it.
 
         Returns:
-            float32 of the same kind, dimensions and layout with ceil(time 44100 / sample_rate) samples,
-            and their rate, 44,100 Hz.
+            float32 of the same kind, dimensions and layout with ceil(time rate / sample_rate) samples,
+            and their rate, 44,100 Hz unless the options say otherwise.
 
         Raises:
             AudioError: the waveform is empty or holds NaN or infinite samples.
@@ -231,7 +235,8 @@ class Enhancer:
             output = output[0]
         elif layout == "time_channel":
             output = output.T
-        return (output.to(waveform.device) if isinstance(waveform, Tensor) else output.numpy()), MODEL_RATE
+        rate = options.output_rate(sample_rate)
+        return (output.to(waveform.device) if isinstance(waveform, Tensor) else output.numpy()), rate
 
     def denoise_stream(
         self,
@@ -287,7 +292,7 @@ class Enhancer:
             name: what errors call the recording.
 
         Yields:
-            Blocks of the same kind at 44,100 Hz.
+            Blocks of the same kind, at 44,100 Hz unless the options say otherwise.
 
         Raises:
             AudioError: the recording is empty or holds NaN or infinite samples.

@@ -14,7 +14,9 @@ from enhance_ray import config
 from enhance_ray.errors import ConfigError
 
 MODEL_RATE = 44_100
-"""Rate in Hz at which the models work and outputs are written."""
+"""Rate in Hz at which the models work, and at which outputs are written unless another one is asked for."""
+
+_LEAST_RATE, _MOST_RATE = 4_000, 384_000
 
 Precision = Literal["auto", "fp32", "bf16"]
 """What the models compute in; "auto" is bf16 where the processor computes in it natively."""
@@ -100,6 +102,12 @@ class EnhanceOptions:
         most=1,
     )
     seed: int = _option(0, "of the noise that generation starts from, 0 or more", enhances=True, least=0)
+    declip: bool = _option(
+        True,
+        "make anew what was cut off because it was too loud, before all else; for models that shape what"
+        " comes in, as the packaged one",
+        enhances=True,
+    )
     strength: float = _option(
         1.0,
         "share of the processed sound in the output, 0 to 1; the rest is the input (wet/dry)",
@@ -125,6 +133,15 @@ class EnhanceOptions:
         "keep",
         "container and codec of output files; keep takes the input's, or wav where that has no encoder",
     )
+    rate: int | Literal["keep"] = _option(
+        MODEL_RATE,
+        "sample rate of the output in Hz, 4000 to 384000; keep takes the input's",
+    )
+    audio_track: int | str | None = _option(
+        None,
+        "of files with several sounds the number of one, from 1, or the language of one (eng);"
+        " without one, what players choose",
+    )
     segment_seconds: float = _option(
         30.0, "longest piece that the model sees at once, in seconds; memory grows with it"
     )
@@ -138,11 +155,22 @@ class EnhanceOptions:
         solver, nfe = QUALITIES[self.quality] if self.quality else ("midpoint", recommended)
         return self.solver or solver, self.nfe or nfe
 
+    def output_rate(self, sample_rate: int) -> int:
+        """Of what comes of a recording at ``sample_rate``, both in Hz."""
+        return sample_rate if self.rate == "keep" else self.rate
+
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value, least, most = getattr(self, option.name), option.metadata["least"], option.metadata["most"]
             if value is not None and most is not None and not least <= value <= most:
                 raise ConfigError(option.name, f"must be within [{least}, {most}], got {value}")
+        if self.rate != "keep" and not _LEAST_RATE <= self.rate <= _MOST_RATE:
+            raise ConfigError(
+                "rate", f"must be 'keep' or within [{_LEAST_RATE}, {_MOST_RATE}], got {self.rate}"
+            )
+        track = self.audio_track
+        if (isinstance(track, int) and track < 1) or track == "":
+            raise ConfigError("audio_track", f"expected a number from 1, or a language, got {track!r}")
         if self.seed < 0:
             raise ConfigError("seed", f"must not be negative, got {self.seed}")
         if self.loudness != "keep" and not -70 <= self.loudness <= 0:
@@ -205,7 +233,9 @@ def from_arguments(parsed: argparse.Namespace, base: EnhanceOptions | None = Non
 def _metavar(kind: Any) -> str:
     choices = []
     for part in typing.get_args(kind) or (kind,):
-        if part in (float, int):
+        if part is str:
+            choices.append("WORD")
+        elif part in (float, int):
             choices.append("X" if part is float else "N")
         elif part is not type(None):
             choices += map(str, typing.get_args(part) or (part,))

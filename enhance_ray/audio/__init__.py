@@ -14,17 +14,29 @@ come back bit for bit, and denoised speech keeps noise of its own well above the
 
 from enhance_ray.audio.decoding import Decoder, decode, probe
 from enhance_ray.audio.encoding import Encoder, encode, remove_leftovers
-from enhance_ray.audio.formats import KNOWN_EXTENSIONS, AudioInfo, Block, OutputFormat, output_format
-from enhance_ray.audio.storage import Patience, exists, find_audio, is_known, is_remote
+from enhance_ray.audio.formats import (
+    KNOWN_EXTENSIONS,
+    AudioInfo,
+    Block,
+    Chapter,
+    Cover,
+    OutputFormat,
+    output_format,
+    video_format,
+)
+from enhance_ray.audio.storage import Patience, copy_times, exists, find_audio, is_known, is_remote
 
 __all__ = [
     "KNOWN_EXTENSIONS",
     "AudioInfo",
     "Block",
+    "Chapter",
+    "Cover",
     "Decoder",
     "Encoder",
     "OutputFormat",
     "Patience",
+    "copy_times",
     "decode",
     "encode",
     "exists",
@@ -34,4 +46,5 @@ __all__ = [
     "output_format",
     "probe",
     "remove_leftovers",
+    "video_format",
 ]

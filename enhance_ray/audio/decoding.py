@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
-import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, Self
 
-import av
 import numpy as np
 import soundfile
 from av.stream import Disposition
 
-from enhance_ray.audio.formats import MAX_CHANNELS, MAX_RATE, MAX_SAMPLE, MIN_RATE, AudioInfo, Block
+from enhance_ray.audio.covers import read_id3_tags
+from enhance_ray.audio.formats import (
+    MAX_SAMPLE,
+    AudioInfo,
+    Block,
+)
 from enhance_ray.audio.headers import (
+    TAGGED_BEFORE,
     ChunkHeader,
     RawSamples,
+    end_of_id3,
     flac_length_is_open,
     mp3_length,
     read_behind_id3,
     read_chunk_header,
     read_ogg_pages,
     why_not_audio,
+)
+from enhance_ray.audio.libav import (
+    ToPacked,
+    chapters_of,
+    check_sense,
+    choose_track,
+    container_name,
+    cover_of,
+    open_container,
+    read_belongings,
+    regroup,
+    stored_as,
+    tags_of,
 )
 from enhance_ray.audio.storage import (
     LIBAV_ERRORS,
@@ -52,16 +71,6 @@ class _Source(Protocol):
     def close(self) -> None: ...
 
 
-def _check_sense(path: str, sample_rate: float, channels: int) -> None:
-    """Refuse what no recording has, before anything is allocated by it."""
-    if not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise AudioReadError(path, f"its header claims a sample rate of {sample_rate:g} Hz")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioReadError(
-            path, f"its header claims {channels} channels (1 to {MAX_CHANNELS} are supported)"
-        )
-
-
 def probe(path: str) -> AudioInfo:
     """Read the header of ``path``, a local path or an fsspec URI.
 
@@ -79,6 +88,7 @@ def decode(
     partial: bool = False,
     data: bytes | None = None,
     patience: Patience | None = None,
+    track: int | str | None = None,
 ) -> Decoder:
     """Open ``path``, a local path or an fsspec URI, for one pass over its samples in bounded memory.
 
@@ -92,11 +102,15 @@ def decode(
             damage is an error, raised where it is found: blocks may have been yielded before.
         data: the file's content, where it is in memory; ``path`` is then what it is called.
         patience: with a remote storage that fails; by default none.
+        track: of several sounds in one file, the number of one, from 1, or the language of one; by default
+            the one that players choose, with a word in `Decoder.warning`.
 
     Raises:
-        AudioReadError: as `probe`; and while iterating, where the file is damaged.
+        AudioReadError: as `probe`; there is no such track; and while iterating, where the file is damaged.
     """
-    return Decoder(path, block_seconds=block_seconds, partial=partial, data=data, patience=patience)
+    return Decoder(
+        path, block_seconds=block_seconds, partial=partial, data=data, patience=patience, track=track
+    )
 
 
 class Decoder:
@@ -115,11 +129,14 @@ class Decoder:
         partial: bool,
         data: bytes | None = None,
         patience: Patience | None = None,
+        track: int | str | None = None,
     ) -> None:
         if block_seconds <= 0:
             raise ValueError(f"block_seconds must be positive, got {block_seconds}")
         self._path = path
         self._partial = partial
+        self._track = track
+        self._before: dict[str, str] = {}
         self._damage: list[str] = []
         self._file = (
             open_input(path, patience) if data is None else CallbackFile(io.BytesIO(data), path, read_error)
@@ -129,14 +146,27 @@ class Decoder:
         except BaseException:
             self._file.close()
             raise
-        self.info = self._source.info
+        info = self._source.info
+        self.info = dataclasses.replace(info, tags={**self._before, **info.tags})
         self._block_frames = max(1, round(block_seconds * self.info.sample_rate))
+
+    def _leave_id3_out(self) -> None:
+        """Where ID3 tags stand before a header that libraries look for at the start, begin behind them."""
+        start = end_of_id3(self._file)
+        self._file.seek(start)
+        if not start or self._file.read(4) not in TAGGED_BEFORE:
+            return
+        self._file.seek(0)
+        self._before = read_id3_tags(self._file)
+        window: Any = _Window(self._file, start, self._file.seek(0, os.SEEK_END) - start)
+        self._file = CallbackFile(window, self._path, read_error)
 
     def _open(self) -> _Source:
         if not self._file.seek(0, os.SEEK_END):
             raise AudioReadError(self._path, "it is empty (0 bytes)")
+        self._leave_id3_out()
         try:
-            source = _open_source(self._file, self._path)
+            source = _open_source(self._file, self._path, self._track)
         except AudioReadError:
             self._file.raise_error()  # if there is one, it is the reason for the other
             raise
@@ -157,7 +187,7 @@ class Decoder:
         if self.info.container == "ogg":
             self._check_ogg()
         empty = True
-        for block in _regroup(self._checked(), self._block_frames):
+        for block in regroup(self._checked(), self._block_frames):
             empty = False
             yield block
         if empty:
@@ -203,29 +233,20 @@ class Decoder:
         self.close()
 
 
-def _regroup(pieces: Iterable[Block], size: int) -> Iterator[Block]:
-    """Cut and join ``pieces`` to blocks of ``size`` samples; the last is what is left."""
-    waiting: list[Block] = []
-    length = 0
-    for piece in pieces:
-        waiting.append(piece)
-        length += piece.shape[1]
-        if length < size:
-            continue
-        joined = np.concatenate(waiting, axis=1)
-        whole = length - length % size
-        for start in range(0, whole, size):
-            yield np.ascontiguousarray(joined[:, start : start + size])
-        waiting, length = [joined[:, whole:]], length - whole
-    if length:
-        yield np.ascontiguousarray(np.concatenate(waiting, axis=1))
-
-
-def _open_source(file: CallbackFile, path: str) -> _Source:
+def _open_source(file: CallbackFile, path: str, track: int | str | None = None) -> _Source:
     """libsndfile where the content suits it, libav for the rest."""
+    source = _opened_source(file, path, track)
+    # A file with one sound has no choice, and often no language.
+    if isinstance(track, int) and track != source.info.track:
+        source.close()
+        raise AudioReadError(path, f"it has one audio track, and not number {track}")
+    return source
+
+
+def _opened_source(file: CallbackFile, path: str, track: int | str | None) -> _Source:
     header = read_chunk_header(file, path)
     if header is not None:
-        _check_sense(path, header.sample_rate, header.channels)
+        check_sense(path, header.sample_rate, header.channels)
         # libsndfile reads a wav or aiff that breaks off, and refuses a caf.
         if header.is_plain and not (header.container == "caf" and header.missing_bytes):
             return _SoundfileSource(file, path, header)
@@ -239,7 +260,7 @@ def _open_source(file: CallbackFile, path: str) -> _Source:
         if source.info.frames:
             return source
         source.close()  # libsndfile finds no length in a file that breaks off
-    return _LibavSource(file, path)
+    return _LibavSource(file, path, track=track)
 
 
 _SUBTYPES = {
@@ -263,16 +284,22 @@ class _SoundfileSource:
         self._file = file
         self._missing_bytes = header.missing_bytes if header is not None else 0
         raw = header.raw if header is not None else None
+        misleading = header is not None and header.is_misleading
         self.remark = raw.remark if raw is not None else None
         file_bytes = file.seek(0, os.SEEK_END)
-        tags = _read_tags(file)
+        tags, chapters, cover = read_belongings(file)
         file.seek(0)
         try:
-            self._sound = _open_raw(file, header, raw) if header and raw else soundfile.SoundFile(file)
+            self._sound = (
+                _open_raw(file, header, raw) if header and raw and misleading else soundfile.SoundFile(file)
+            )
         except soundfile.LibsndfileError as error:
-            raise AudioReadError(path, f"its header is damaged ({_sndfile_reason(error)})") from error
+            if not (header and raw):
+                raise AudioReadError(path, f"its header is damaged ({_sndfile_reason(error)})") from error
+            # What lies around the samples is odd; where they are is known all the same.
+            self._sound = _open_raw(file, header, raw)
         sound = self._sound
-        _check_sense(path, sound.samplerate, sound.channels)
+        check_sense(path, sound.samplerate, sound.channels)
         codec, sample_format = _SUBTYPES[sound.subtype]
         container = header.container if header is not None else sound.format.lower()
         seconds = sound.frames / sound.samplerate
@@ -288,6 +315,8 @@ class _SoundfileSource:
             bit_rate=round(8 * file_bytes / seconds) if seconds else None,
             tags=tags,
             has_video=False,
+            chapters=chapters,
+            cover=cover,
         )
 
     def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
@@ -341,6 +370,13 @@ class _Window:
     def tell(self) -> int:
         return self._position
 
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._position)
         self._file.seek(self._start + self._position)
@@ -353,48 +389,12 @@ def _sndfile_reason(error: soundfile.LibsndfileError) -> str:
     return str(error.error_string).removeprefix("Error : ").rstrip(".")
 
 
-def _read_tags(file: CallbackFile) -> dict[str, str]:
-    """Tags by libav, which knows more kinds of them than libsndfile; none where it cannot read the file."""
-    file.seek(0)
-    try:
-        # Of a wav it would read megabytes, in search of other codecs among the samples.
-        with _open_container(file, probesize="4096") as container:
-            streams = [stream.metadata for stream in container.streams.audio]  # where Ogg has them
-            return _tags(container.metadata, *streams)
-    except LIBAV_ERRORS:
-        return {}
-
-
-# What libav may open: streams of samples, and no playlists, which would make it read other files.
-_DEMUXERS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,asf,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,"
-    "mpegts,ogg,w64,wav,au,ape,wv,tta,tak,dsf,gsm"
-)
 _BARE_STREAMS = frozenset({"mp3", "aac", "amr", "ac3", "mp2"})
 """Frames without a container. That the first or last one is broken, or tags follow, is everyday life."""
 _TRAILING_BYTES = 16_384
 """How much behind the last frame of a bare stream may be something else."""
 _GAP_SECONDS = 0.2
 """Longest hole in the time stamps that passes: some recorders leave smaller ones."""
-# fmt: off
-_TECHNICAL_TAGS = frozenset({
-    "encoder", "major_brand", "minor_version", "compatible_brands", "handler_name", "vendor_id", "language",
-    "duration", "creation_time", "isvbr",
-})
-# fmt: on
-
-
-def _open_container(file: CallbackFile, **options: str) -> Any:
-    return av.open(
-        file,
-        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none", **options},
-        metadata_errors="replace",
-    )
-
-
-def _tags(*metadata: Mapping[str, str]) -> dict[str, str]:
-    merged = {name.lower(): value for each in metadata for name, value in each.items()}
-    return {name: value for name, value in merged.items() if value and name not in _TECHNICAL_TAGS}
 
 
 class _Chain:
@@ -441,7 +441,13 @@ class _LibavSource:
     remark: str | None = None
 
     def __init__(
-        self, file: CallbackFile, path: str, missing_bytes: int = 0, *, trailing_bytes: int = 0
+        self,
+        file: CallbackFile,
+        path: str,
+        missing_bytes: int = 0,
+        *,
+        trailing_bytes: int = 0,
+        track: int | str | None = None,
     ) -> None:
         self._missing_bytes, self._trailing_bytes = missing_bytes, trailing_bytes
         file.seek(0)
@@ -450,40 +456,55 @@ class _LibavSource:
         self._file = file
         file.seek(0)
         try:
-            self._container = _open_container(file)
+            self._container = open_container(file)
+            self._cover = cover_of(self._container)
+            if self._cover is not None:  # for which packets were taken
+                self._container.close()
+                file.seek(0)
+                self._container = open_container(file)
         except LIBAV_ERRORS as error:
             raise AudioReadError(path, why_not_audio(head)) from error
-        self._stream = self._container.streams.best("audio")
-        if self._stream is None:
-            raise AudioReadError(path, "it holds no audio")
+        self._stream, self.remark = choose_track(self._container, path, track)
         context = self._stream.codec_context
         if context is None:
             raise AudioReadError(path, "its audio codec is unknown")
-        _check_sense(path, context.sample_rate, context.channels)
+        check_sense(path, context.sample_rate, context.channels)
+        self._lead: int = round(self._seconds_of_picture_before() * context.sample_rate)
         self.info = self._describe(path, head)
+
+    def _seconds_of_picture_before(self) -> float:
+        """By how much the sound starts later than the picture."""
+        starts = [
+            stream.start_time * stream.time_base
+            for stream in self._container.streams.video
+            if stream.start_time is not None and not stream.disposition & Disposition.attached_pic
+        ]
+        if not starts or self._stream.start_time is None:
+            return 0.0
+        return max(0.0, float(self._stream.start_time * self._stream.time_base - min(starts)))
 
     def _describe(self, path: str, head: bytes) -> AudioInfo:
         stream, container = self._stream, self._container
         context = stream.codec_context
-        codec = context.codec.canonical_name
-        sample_format = "f32"
-        if plain := re.fullmatch(r"pcm_([usf]\d+)([lb]e)?", codec):
-            codec, sample_format = "pcm", plain[1]
-        elif codec in _LOSSLESS:
-            sample_format = "s16" if context.format.name.startswith("s16") else "s24"
+        codec, sample_format = stored_as(context)
         frames, seconds = self._header_frames(), self._header_seconds()
+        start = stream.start_time * stream.time_base if stream.start_time is not None else 0
         alone = len(container.streams) == 1
         return AudioInfo(
             path=path,
-            container=_container_name(container.format.name, container.metadata.get("major_brand", ""), head),
+            container=container_name(container.format.name, container.metadata.get("major_brand", ""), head),
             codec=codec,
             sample_format=sample_format,
             sample_rate=context.sample_rate,
             channels=context.channels,
             frames=frames,
             seconds=seconds if frames is None else frames / context.sample_rate,
+            chapters=chapters_of(container),
+            cover=self._cover,
+            track=list(container.streams.audio).index(stream) + 1,
+            start=float(start) - self._lead / context.sample_rate,
             bit_rate=stream.bit_rate or (container.bit_rate if alone else None) or None,
-            tags=_tags(container.metadata, stream.metadata),
+            tags=tags_of(container.metadata, stream.metadata),
             has_video=any(not s.disposition & Disposition.attached_pic for s in container.streams.video),
         )
 
@@ -499,11 +520,12 @@ class _LibavSource:
         if context.codec.canonical_name == "opus" and self._container.format.name == "ogg":
             # The granule position counts the pre-skip of the identification header too (RFC 7845, 4.5).
             frames -= struct.unpack_from("<H", context.extradata, 10)[0]
-        return max(int(frames), 0)
+        return max(0, int(frames)) + int(self._lead)
 
     def _header_seconds(self) -> float | None:
         if self._stream.duration is not None:
-            return float(self._stream.duration * self._stream.time_base)
+            seconds = self._stream.duration * self._stream.time_base
+            return float(seconds + self._lead / self._stream.codec_context.sample_rate)
         if self._container.duration is not None:
             return float(self._container.duration / 1e6)
         return None
@@ -511,6 +533,10 @@ class _LibavSource:
     def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
         position, longest = 0, 0
         held: Block | None = None
+        for start in range(0, self._lead, self.info.sample_rate):
+            silent = min(self.info.sample_rate, self._lead - start)
+            position += silent
+            yield np.zeros((self.info.channels, silent), np.float32)
         for piece in self._decoded(on_damage):
             if held is not None:
                 yield held
@@ -529,7 +555,7 @@ class _LibavSource:
         info = self.info
         bare = info.container in _BARE_STREAMS
         position, rejected_bytes, expected_time = 0, 0, None
-        to_packed = _ToPacked()
+        to_packed = ToPacked()
         for packet in self._packets(on_damage):
             try:
                 frames = packet.decode()
@@ -588,33 +614,5 @@ class _LibavSource:
         self._container.close()
 
 
-_LOSSLESS = frozenset({"alac", "flac", "wavpack", "tta", "ape", "tak", "wmalossless"})
-
-
-class _ToPacked:
-    """A libav frame of any sample format as float32 (channel, time).
-
-    Not by frame.to_ndarray() alone: of 8 planar channels PyAV (18.1) reads a ninth, which is not there.
-    """
-
-    def __init__(self) -> None:
-        self._converters: dict[tuple[str, str], av.AudioResampler] = {}  # a stream may change in its middle
-
-    def __call__(self, frame: Any) -> Block:
-        kind = (frame.format.name, frame.layout.name)
-        if kind not in self._converters:
-            self._converters[kind] = av.AudioResampler("flt", frame.layout, frame.sample_rate)
-        (packed,) = self._converters[kind].resample(frame)
-        return np.asarray(packed.to_ndarray(), np.float32).reshape(-1, frame.layout.nb_channels).T
-
-
 def _seconds_between(expected: float | None, actual: float | None) -> float:
     return 0.0 if expected is None or actual is None else actual - expected
-
-
-def _container_name(libav_name: str, brand: str, head: bytes) -> str:
-    if libav_name.startswith("mov,"):
-        return {"M4A ": "m4a", "M4B ": "m4a", "qt  ": "mov"}.get(brand, "mp4")
-    if libav_name.startswith("matroska"):
-        return "webm" if b"webm" in head[:64] else "mkv"
-    return libav_name.removesuffix("nb").removesuffix("wb") if libav_name.startswith("amr") else libav_name

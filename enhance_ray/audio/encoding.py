@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import sys
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from enhance_ray.audio.formats import MAX_CHANNELS, Block, OutputFormat
+from enhance_ray.audio.covers import add_cover
+from enhance_ray.audio.formats import MAX_CHANNELS, AudioInfo, Block, Chapter, OutputFormat
+from enhance_ray.audio.libav import open_container, readable
 from enhance_ray.audio.storage import (
     FILE_ERRORS,
     LIBAV_ERRORS,
@@ -29,6 +32,7 @@ from enhance_ray.audio.storage import (
     explain,
     is_remote,
     local_path,
+    open_input,
     publish,
     write_error,
 )
@@ -45,6 +49,7 @@ def encode(
     channels: int,
     target: OutputFormat,
     tags: Mapping[str, str] | None = None,
+    source: AudioInfo | None = None,
     force: bool = False,
     patience: Patience | None = None,
 ) -> Encoder:
@@ -59,7 +64,10 @@ def encode(
             ends there), the file is resampled to the next rate that it has; its duration stays.
         channels: of the blocks.
         target: container, codec, sample format, bit rate.
-        tags: written where the container has a place for them.
+        tags: written where the container has a place for them; by default those of ``source``.
+        source: what the recording is made of. Its tags, chapters and cover are kept where the container has
+            a place for them, and in a video container its picture, subtitles and other sounds are copied as
+            they are; `Encoder.remark` says what was not.
         force: replace a file that exists.
         patience: with a remote storage that fails; by default none.
 
@@ -72,7 +80,8 @@ def encode(
         sample_rate=sample_rate,
         channels=channels,
         target=target,
-        tags=tags or {},
+        tags=source.tags if tags is None and source is not None else tags or {},
+        source=source,
         force=force,
         patience=patience or Patience(),
     )
@@ -120,6 +129,7 @@ class Encoder:
         channels: int,
         target: OutputFormat,
         tags: Mapping[str, str],
+        source: AudioInfo | None,
         force: bool,
         patience: Patience,
     ) -> None:
@@ -142,13 +152,22 @@ class Encoder:
         except OSError as error:
             raise AudioWriteError(path, explain(error)) from error
         self._file = CallbackFile(self._raw, path, write_error)
-        sink = _VorbisSink if target.codec == "vorbis" else _LibavSink
+        self._cover = source.cover if source is not None else None
+        self._container = target.container
+        self.remark: str | None = None
+        """What of the source has no place in the output; known when it is complete."""
         try:
-            self._sink: _Sink = sink(self._file, sample_rate, channels, target, tags)
-        except _ENCODING_ERRORS as error:
+            self._sink: _Sink = (
+                _VorbisSink(self._file, sample_rate, channels, tags)
+                if target.codec == "vorbis"
+                else _LibavSink(self._file, sample_rate, channels, target, tags, source, patience)
+            )
+        except BaseException as error:
             self._raw.close()
             self._temporary.unlink()
-            raise AudioWriteError(path, f"it cannot be encoded so: {explain(error)}") from error
+            if isinstance(error, _ENCODING_ERRORS):
+                raise AudioWriteError(path, f"it cannot be encoded so: {explain(error)}") from error
+            raise
 
     def _name_temporary(self, extension: str) -> Path:
         """A hidden name beside a local target, and among this machine's temporary files for a remote one.
@@ -214,6 +233,9 @@ class Encoder:
         try:
             self._sink.finish()
             self._raw.flush()
+            self.remark = self._sink.remark
+            if self._cover is not None:
+                add_cover(self._temporary, self._container, self._cover)
             self.bytes = self._raw.seek(0, os.SEEK_END)
             os.fsync(self._raw.fileno())
             self._raw.close()
@@ -236,6 +258,11 @@ class Encoder:
 
 
 class _Sink(Protocol):
+    @property
+    def remark(self) -> str | None:
+        """What of the source has no place here; known when all is written."""
+        ...
+
     def write(self, block: Block) -> None: ...
 
     def finish(self) -> None:
@@ -248,13 +275,17 @@ class _Sink(Protocol):
 # fmt: off
 _MUXERS = {
     "wav": "wav", "aiff": "aiff", "caf": "caf", "flac": "flac", "mp3": "mp3", "ogg": "ogg", "m4a": "ipod",
+    "mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm",
 }
 # fmt: on
 _MUXER_OPTIONS = {
     "wav": {"rf64": "auto"},  # beyond 4 GiB the header becomes that of RF64
     "aiff": {"write_id3v2": "1"},  # AIFF's own text chunks have no place for album and date
-    "ogg": {"fflags": "+bitexact"},  # else the stream gets a random number, and no two runs are equal
+    # Else the stream gets a random number, and no two runs are equal.
+    **{name: {"fflags": "+bitexact"} for name in ("ogg", "mkv", "webm")},
 }
+_CLOCKED_CONTAINERS = ("m4a", "mp4", "mov")
+"""Where the length would be rounded to milliseconds."""
 _LOSSY_ENCODERS = {"mp3": ("libmp3lame", "fltp"), "aac": ("aac", "fltp"), "opus": ("libopus", "flt")}
 """libav's encoder of a codec, and the sample format that it takes."""
 _STORED_FORMATS = {"s16": "s16", "s24": "s32", "s32": "s32", "f32": "flt"}
@@ -281,6 +312,8 @@ class _LibavSink:
         channels: int,
         target: OutputFormat,
         tags: Mapping[str, str],
+        source: AudioInfo | None = None,
+        patience: Patience | None = None,
     ) -> None:
         encoder, encoder_format = _encoder(target)
         self._packed_format = encoder_format.removesuffix("p")
@@ -290,8 +323,8 @@ class _LibavSink:
         self._file = file
         file_rate = _file_rate(target.codec, encoder, sample_rate)
         options = dict(_MUXER_OPTIONS.get(target.container, {}))
-        if target.container == "m4a":
-            options["movie_timescale"] = str(file_rate)  # else the length is rounded to milliseconds
+        if target.container in _CLOCKED_CONTAINERS:
+            options["movie_timescale"] = str(file_rate)
         muxer = _MUXERS[target.container]
         container: Any = av.open(file, "w", format=muxer, container_options=options)
         self._container = container
@@ -301,7 +334,13 @@ class _LibavSink:
         self._stream.codec_context.format = encoder_format
         if target.bit_rate is not None:
             self._stream.bit_rate = _allowed_bit_rate(target.codec, target.bit_rate, file_rate)
-        self._container.metadata.update(tags)
+        self._start = source.start if source is not None and target.is_video else 0.0
+        self._copy: _Copy | None = None
+        container.metadata.update(tags)
+        if source is not None:
+            _set_chapters(container, source.chapters)
+            if target.is_video and source.has_video:
+                self._copy = _Copy(container, source, patience)
         self._resampler = None
         if file_rate != sample_rate:
             self._resampler = av.AudioResampler("flt", self._layout, file_rate)
@@ -326,10 +365,17 @@ class _LibavSink:
                 silence = np.zeros((self._channels, lacking), np.float32)
                 self._encode(self._frame(silence, self._file_rate, self._given))
         self._encode(None)
+        if self._copy is not None:
+            self._copy.until(math.inf)
+            self._copy.close()
         try:
             self._container.close()
         finally:
             self._file.raise_error()
+
+    @property
+    def remark(self) -> str | None:
+        return self._copy.remark if self._copy is not None else None
 
     def _encode_resampled(self, frames: Iterable[Any]) -> None:
         """Encode up to the length that the whole shall have: libav may give a sample more or less."""
@@ -347,17 +393,103 @@ class _LibavSink:
         # Packed also where the encoder takes planes: PyAV (18.1) fails on 8 of them, and converts by itself.
         samples = np.ascontiguousarray(_quantize(piece, self._sample_format).T).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(samples, format=self._packed_format, layout=self._layout)
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
+        frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+        frame.pts = position + round(self._start * rate)
         return frame
 
     def _encode(self, frame: Any) -> None:
         try:
-            self._container.mux(self._stream.encode(frame))
+            for packet in self._stream.encode(frame):
+                if self._copy is not None and packet.pts is not None:
+                    self._copy.until(float(packet.pts * packet.time_base))
+                self._container.mux(packet)
         finally:
             self._file.raise_error()  # it says more than libav's error
 
     def close(self) -> None:
+        if self._copy is not None:
+            self._copy.close()
         self._container.close()
+
+
+class _Copy:
+    """Picture, subtitles and other sounds of a recording, on their way to another container as they are."""
+
+    def __init__(self, output: Any, source: AudioInfo, patience: Patience | None) -> None:
+        """Give ``output`` a stream for each of them."""
+        self._output = output
+        self._file = open_input(source.path, patience)
+        self._container: Any = None
+        self._streams: dict[int, Any] = {}
+        lost, places = [], output.supported_codecs
+        try:
+            self._file.seek(0)
+            self._container = open_container(self._file)
+            restored = self._container.streams.audio[source.track - 1]
+            for stream in self._container.streams:
+                if stream is restored or stream.type not in ("video", "audio", "subtitle"):
+                    continue  # data: an index of chapters, which is made anew, or a camera's log
+                if stream.codec_context is None or stream.codec_context.codec.canonical_name not in places:
+                    lost.append(f"a track of {stream.type}")
+                    continue
+                copied = output.add_stream_from_template(stream, opaque=True)
+                copied.metadata.update({k: readable(value) for k, value in stream.metadata.items()})
+                copied.disposition = stream.disposition
+                self._streams[stream.index] = copied
+        except BaseException:
+            self.close()
+            raise
+        self.remark: str | None = None
+        if lost:
+            self.remark = (
+                f"{' and '.join(lost)} could not be copied: the container of the output has no place"
+            )
+        chosen = [self._container.streams[index] for index in self._streams]
+        self._packets = self._container.demux(*chosen) if chosen else iter(())
+        self._waiting: Any = None
+
+    def until(self, seconds: float) -> None:
+        """Copy what stands before ``seconds`` on the clock of the source."""
+        while (packet := self._waiting or self._next()) is not None:
+            self._waiting = packet
+            at = packet.dts if packet.dts is not None else packet.pts
+            if at is not None and float(at * packet.time_base) > seconds:
+                return
+            self._waiting = None
+            packet.stream = self._streams[packet.stream.index]
+            self._output.mux(packet)
+
+    def _next(self) -> Any:
+        try:
+            while (packet := next(self._packets, None)) is not None:
+                if packet.size:  # the last of a stream is empty
+                    return packet
+        except LIBAV_ERRORS as error:
+            self._file.raise_error()
+            self.remark = f"its picture breaks off ({explain(error)})"
+            self._packets = iter(())
+        return None
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        self._file.close()
+
+
+def _set_chapters(container: Any, chapters: Sequence[Chapter]) -> None:
+    if chapters:
+        container.set_chapters(
+            [
+                {
+                    "id": number,
+                    "start": round(1000 * chapter.start),
+                    "end": round(1000 * chapter.end),
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {"title": chapter.title},
+                }
+                for number, chapter in enumerate(chapters)
+            ]
+        )
 
 
 def _encoder(target: OutputFormat) -> tuple[str, str]:
@@ -401,6 +533,7 @@ def _quantize(block: Block, sample_format: str) -> NDArray[Any]:
 class _VorbisSink:
     """Ogg Vorbis through libsndfile."""
 
+    remark: str | None = None
     # libsndfile puts a whole write on the stack.
     WRITE_FRAMES = 4096
 
@@ -409,7 +542,6 @@ class _VorbisSink:
         file: CallbackFile,
         sample_rate: int,
         channels: int,
-        target: OutputFormat,
         tags: Mapping[str, str],
     ) -> None:
         self._file = file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,25 @@ KNOWN_EXTENSIONS = frozenset({
 """Names that `find_audio` takes for audio, lower case. `probe` and `decode` ignore the name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A named stretch of a recording."""
+
+    start: float
+    """Seconds."""
+    end: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """The picture that a recording shows for itself."""
+
+    kind: str
+    """image/png or image/jpeg."""
+    data: bytes
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioInfo:
     """What the header of a file says, checked for sense."""
@@ -52,6 +72,13 @@ class AudioInfo:
     """title, artist, album, date, comment, ...: lower-case names."""
     has_video: bool
     """Whether there is a moving picture (a cover is none)."""
+    chapters: tuple[Chapter, ...] = ()
+    cover: Cover | None = None
+    track: int = 1
+    """Number of this sound among those of the file."""
+    start: float = 0.0
+    """Seconds on the file's clock at which the first of the samples stands. Where the picture comes before
+    the sound, the samples begin with the silence in between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +90,11 @@ class OutputFormat:
     sample_format: str
     bit_rate: int | None = None
     """Bits per second of a lossy codec, all channels together; None for the others."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether a moving picture has a place in it."""
+        return self.container in VIDEO_CONTAINERS
 
     @property
     def is_bounded(self) -> bool:
@@ -109,6 +141,29 @@ def output_format(info: AudioInfo, wanted: str) -> OutputFormat:
     return OutputFormat(container=container, codec=codec, sample_format=kept)
 
 
+def video_format(info: AudioInfo, container: str) -> OutputFormat:
+    """The format of an output that keeps the picture of its input: sound as the container has it.
+
+    Args:
+        info: the input.
+        container: one of `VIDEO_CONTAINERS`.
+    """
+    codecs = _VIDEO_CODECS[container]
+    wanted = info.codec if info.codec in codecs else codecs[0]
+    if wanted == "pcm":
+        return dataclasses.replace(output_format(info, "wav"), container=container)
+    return dataclasses.replace(output_format(info, _BY_CODEC[wanted]), container=container)
+
+
+VIDEO_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
+_VIDEO_CODECS: Mapping[str, tuple[str, ...]] = {
+    "mp4": ("aac", "mp3", "alac"),
+    "mov": ("aac", "mp3", "alac", "pcm"),
+    "mkv": ("aac", "mp3", "opus", "flac", "pcm"),
+    "webm": ("opus",),
+}
+"""Codecs of sound that players expect there; where the input has another one, the first."""
+_BY_CODEC = {"aac": "m4a", "mp3": "mp3", "alac": "alac", "opus": "opus", "flac": "flac"}
 _FORMATS = {
     "wav": ("wav", "pcm"),
     "flac": ("flac", "flac"),

@@ -26,7 +26,9 @@ class ChunkHeader:
     block_bytes: int = 1
     """Of a wav: what its coding makes at a time; a rest behind the last one is padding."""
     raw: RawSamples | None = None
-    """Where they are, if no library finds all of them by this header."""
+    """Where they are, if that is known: for where no library finds all of them by this header."""
+    is_misleading: bool = False
+    """Whether libraries would find something else than `raw`."""
 
     @property
     def is_plain(self) -> bool:
@@ -79,7 +81,7 @@ def read_chunk_header(file: CallbackFile, path: str) -> ChunkHeader | None:
     if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:] == b"WAVE":
         return _wav_header(file, path, ">" if head[:4] == b"RIFX" else "<")
     if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        return _aiff_header(path, _chunks(file, 12, ">4sI", b"SSND"), file.seek(0, os.SEEK_END))
+        return _aiff_header(file, path)
     if head[:4] == b"caff":
         return _caf_header(path, _chunks(file, 8, ">4sq", b"data"), file.seek(0, os.SEEK_END))
     return None
@@ -141,7 +143,7 @@ def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
         size = there
     subtype = _RAW_SUBTYPES.get((coding, frame_bytes // max(channels, 1)))
     raw = None
-    if data and subtype and (remark or order == ">"):
+    if data and subtype and frame_bytes:
         whole = min(size, there) // frame_bytes * frame_bytes
         raw = RawSamples(
             start=data.start, size=whole, subtype=subtype, is_big_endian=order == ">", remark=remark
@@ -156,6 +158,7 @@ def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
         missing_bytes=_missing(path, data, size, file_bytes),
         block_bytes=frame_bytes,
         raw=raw,
+        is_misleading=remark is not None or order == ">",
     )
 
 
@@ -183,18 +186,53 @@ def _says_nothing(file: CallbackFile, start: int, size: int, there: int, prefix:
     return True
 
 
-def _aiff_header(path: str, chunks: Mapping[bytes, _Chunk], file_bytes: int) -> ChunkHeader:
+_SSND_HEAD = 8
+"""Bytes of the chunk before the samples: an offset and a block's size."""
+
+
+def _aiff_header(file: CallbackFile, path: str) -> ChunkHeader:
+    chunks = _chunks(file, 12, ">4sI", b"SSND")
+    file_bytes = file.seek(0, os.SEEK_END)
     body = _described(path, chunks, b"COMM", 18)
     # The rate is an 80-bit IEEE 754 number: sign and exponent, then the mantissa with its leading one.
-    channels, exponent, mantissa = struct.unpack_from(">H6xHQ", body)
+    channels, bits, exponent, mantissa = struct.unpack_from(">H4xHHQ", body)
+    coding = body[18:22] or b"NONE"
     samples = chunks.get(b"SSND")
+    size = samples.size if samples else 0
+    there = file_bytes - samples.start if samples else 0
+    remark = raw = None
+    told = 0 if size <= _SSND_HEAD else size
+    if samples and there > _SSND_HEAD and _says_nothing(file, samples.start, told, there, ">4sI"):
+        announced, found = max(0, size - _SSND_HEAD), there - _SSND_HEAD
+        remark = (
+            f"its header announces {announced:,} bytes of samples, and {found:,} are there: all were read"
+        )
+        size = there
+    subtype = _AIFF_SUBTYPES.get(coding) or f"PCM_{'S' if bits <= 8 else ''}{-(-bits // 8) * 8}"
+    if remark and channels and (coding in _AIFF_SUBTYPES or coding in (b"NONE", b"twos", b"sowt")):
+        start = samples.start + _SSND_HEAD if samples else 0
+        raw = RawSamples(
+            start=start,
+            size=file_bytes - start,
+            subtype=subtype,
+            is_big_endian=coding != b"sowt",
+            remark=remark,
+        )
     return ChunkHeader(
         container="aiff",
         sample_rate=mantissa * 2.0 ** min((exponent & 0x7FFF) - 16383 - 63, 64),
         channels=channels,
-        coding=body[18:22] or b"NONE",
-        missing_bytes=_missing(path, samples, samples.size if samples else 0, file_bytes),
+        coding=coding,
+        missing_bytes=_missing(path, samples, size, file_bytes),
+        raw=raw,
+        is_misleading=raw is not None,
     )
+
+
+_AIFF_SUBTYPES = {
+    b"fl32": "FLOAT", b"FL32": "FLOAT", b"fl64": "DOUBLE", b"FL64": "DOUBLE", b"in24": "PCM_24",
+    b"ulaw": "ULAW", b"ULAW": "ULAW", b"alaw": "ALAW", b"ALAW": "ALAW",
+}  # fmt: skip
 
 
 def _caf_header(path: str, chunks: Mapping[bytes, _Chunk], file_bytes: int) -> ChunkHeader:
@@ -288,15 +326,26 @@ def mp3_length(first: bytes, sample_rate: int) -> int | None:
     return length if length > 0 else None
 
 
+def end_of_id3(file: CallbackFile) -> int:
+    """The first byte behind the ID3v2 tags that a file begins with; 0 where there are none."""
+    start = 0
+    while True:
+        file.seek(start)
+        head = file.read(10)
+        if head[:3] != b"ID3" or len(head) < 10:
+            return start
+        shifts = (21, 14, 7, 0)
+        start += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], shifts, strict=True))
+
+
 def read_behind_id3(file: CallbackFile) -> bytes:
     """The first kilobyte, or the first behind an ID3v2 tag: where the frames of an mp3 begin."""
-    file.seek(0)
-    head = file.read(10)
-    start = 0
-    if head[:3] == b"ID3" and len(head) == 10:
-        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    file.seek(start)
+    file.seek(end_of_id3(file))
     return file.read(1024)
+
+
+TAGGED_BEFORE = (b"RIFF", b"RF64", b"RIFX", b"FORM", b"caff", b"fLaC", b"OggS")
+"""What files begin with that have a header of their own, before which some programs put ID3 tags."""
 
 
 # What is often found under an audio name. The first bytes tell it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -175,6 +176,15 @@ class CallbackFile:
     @property
     def closed(self) -> bool:
         return self._file.closed
+
+
+def copy_times(source: str, target: str) -> None:
+    """Give ``target`` the times of ``source``, where both are local and the file system has some."""
+    if is_remote(source) or is_remote(target):
+        return
+    times = Path(local_path(source)).stat()
+    with contextlib.suppress(OSError):
+        os.utime(local_path(target), ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def open_input(path: str, patience: Patience | None = None) -> CallbackFile:

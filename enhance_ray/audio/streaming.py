@@ -35,7 +35,7 @@ class StreamEncoder:
         *,
         sample_rate: int,
         channels: int,
-        frames: int,
+        frames: int | None,
         target: OutputFormat,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -44,7 +44,7 @@ class StreamEncoder:
         Args:
             sample_rate: of the blocks, in Hz.
             channels: of the blocks.
-            frames: samples per channel that will come.
+            frames: samples per channel that will come; None where nobody knows.
             target: wav, flac, mp3 or opus.
             tags: written where the container has a place for them.
 
@@ -57,7 +57,7 @@ class StreamEncoder:
         self._size = 0
         self._rate, self._channels = sample_rate, channels
         self._sink: _LibavSink | None = None
-        self._is_patched = target.codec != "flac"
+        self._is_patched = target.codec != "flac" or frames is None
         if target.container == "wav":
             self._waiting += _wav_header(sample_rate, channels, frames, target.sample_format)
             return
@@ -89,7 +89,7 @@ class StreamEncoder:
         if not self._is_patched:
             if len(self._waiting) < _FLAC_START:
                 return b""
-            _write_flac_length(self._waiting, self._frames)
+            _write_flac_length(self._waiting, self._frames or 0)
             self._is_patched = True
         data = bytes(self._waiting)
         self._waiting.clear()
@@ -129,12 +129,16 @@ def packed(block: Block, sample_format: str) -> bytes:
     return values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
-def _wav_header(rate: int, channels: int, frames: int, sample_format: str) -> bytes:
+_OPEN_END = 0xFFFFFFFF
+"""The size of what has no end yet, which readers of pipes know."""
+
+
+def _wav_header(rate: int, channels: int, frames: int | None, sample_format: str) -> bytes:
     width = {"s16": 2, "s24": 3, "s32": 4, "f32": 4}[sample_format]
-    size = frames * channels * width
+    size = _OPEN_END if frames is None else frames * channels * width
     kind = 3 if sample_format == "f32" else 1
     layout = struct.pack(
         "<HHIIHH", kind, channels, rate, rate * channels * width, channels * width, 8 * width
     )
     head = b"WAVE" + b"fmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", size)
-    return b"RIFF" + struct.pack("<I", len(head) + size + size % 2) + head
+    return b"RIFF" + struct.pack("<I", min(len(head) + size + size % 2, _OPEN_END)) + head

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from enhance_ray.dsp.bandwidth import BandMeter
+from enhance_ray.dsp.declip import Declipper
 from enhance_ray.dsp.levels import GainCurve
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.dsp.segments import Segment, Splitter
@@ -64,6 +65,8 @@ class Analysis:
         self._mono = options.channels == "mono"
         self._name = name
         self._received = 0
+        mends = options.mode == "enhance" and options.declip and framing.keeps_waves
+        self._declipper = Declipper(self._channels, sample_rate) if mends else None
         self._resampler = StreamingResampler(sample_rate, MODEL_RATE, channels=self.channels)
         self._curve = GainCurve(live=live)
         self._band = BandMeter(self.channels, sample_rate)
@@ -102,8 +105,7 @@ class Analysis:
         for part in block.split(BLOCK_SECONDS * self._sample_rate, dim=-1):
             self._refuse_non_finite(part)
             self._received += part.shape[-1]
-            resampled = self._resampler.push(part.mean(0, keepdim=True) if self._mono else part)
-            yield from self._cut(resampled, self._curve.push(resampled))
+            yield from self._take(part if self._declipper is None else self._declipper.push(part))
 
     def finish(self) -> Iterator[Piece]:
         """Yield what is left after the last block.
@@ -113,11 +115,17 @@ class Analysis:
         """
         if self._received == 0:
             raise AudioError(self._name, "it has no samples")
+        if self._declipper is not None:
+            yield from self._take(self._declipper.finish())
         resampled = self._resampler.finish()
         gains = torch.cat([self._curve.push(resampled), self._curve.finish()])
         yield from self._cut(resampled, gains)
         for segment, cut in self._splitter.finish():
             yield self._piece(segment, cut)
+
+    def _take(self, part: Tensor) -> Iterator[Piece]:
+        resampled = self._resampler.push(part.mean(0, keepdim=True) if self._mono else part)
+        yield from self._cut(resampled, self._curve.push(resampled))
 
     def _cut(self, waveform: Tensor, gains: Tensor) -> Iterator[Piece]:
         self._waiting = torch.cat([self._waiting, waveform], dim=-1)

@@ -16,6 +16,9 @@ class Framing:
     """Samples of one frame; the model answers whole frames only."""
     shortest: int = 841
     """Fewest samples that the model takes."""
+    keeps_waves: bool = False
+    """Whether its enhanced sound is shaped of what comes in, so that what was clipped is better mended
+    before; the original's is made anew."""
 
     def layout(self, options: EnhanceOptions) -> Layout:
         """How recordings are cut, so that every segment starts with a frame.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from enhance_ray.dsp.levels import Meter
 from enhance_ray.dsp.limiter import Ceiling
+from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.engine.analysis import Analysis, Piece
 from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
@@ -90,7 +91,16 @@ class Restoration:
         self._synthesis = Synthesis(framing, options, name=name, listener=listener)
         self._before = Meter(sample_rate, channels) if levels else None
         self._ceiling = Ceiling(self.channels) if is_bounded else None
-        self._after = Meter(MODEL_RATE, self.channels) if levels else None
+        self.rate = options.output_rate(sample_rate)
+        """Of the restored recording, in Hz."""
+        self._sample_rate = sample_rate
+        self._resampler = (
+            None
+            if self.rate == MODEL_RATE
+            else StreamingResampler(MODEL_RATE, self.rate, channels=self.channels)
+        )
+        self._returned = 0
+        self._after = Meter(self.rate, self.channels) if levels else None
 
     @property
     def channels(self) -> int:
@@ -101,7 +111,7 @@ class Restoration:
         """Restore the recording that has these (channel, time) ``blocks``.
 
         Yields:
-            (channel, time) at 44.1 kHz, at most a second each.
+            (channel, time) at `rate`, at most a second each.
 
         Raises:
             AudioError: the recording is empty, or a sample is NaN or infinite; or the model failed on it.
@@ -137,10 +147,24 @@ class Restoration:
             yield from self._synthesis.add(result.piece, result.output)
 
     def _written(self, blocks: Iterator[Tensor], *, is_last: bool) -> Iterator[Tensor]:
+        if self._resampler is not None:
+            blocks = self._resampled(blocks, self._resampler, is_last)
         if self._ceiling is not None:
             blocks = _lowered(blocks, self._ceiling, is_last)
-        parts = (part for block in blocks for part in block.split(_WRITTEN_SECONDS * MODEL_RATE, dim=-1))
+        parts = (part for block in blocks for part in block.split(_WRITTEN_SECONDS * self.rate, dim=-1))
         return _metered(parts, self._after)
+
+    def _resampled(
+        self, blocks: Iterator[Tensor], resampler: StreamingResampler, is_last: bool
+    ) -> Iterator[Tensor]:
+        for block in blocks:
+            if (ready := resampler.push(block)).shape[-1]:
+                self._returned += ready.shape[-1]
+                yield ready
+        if is_last:
+            # Rounded up at either of two changes of rate, it would be a sample too long.
+            length = round(self._analysis.seconds * self._sample_rate)
+            yield resampler.finish()[:, : -(-length * self.rate // self._sample_rate) - self._returned]
 
     def facts(self, *warnings: str | None) -> Facts:
         """What is known: with the first block a missed loudness, with the last one everything.

@@ -76,6 +76,8 @@ def target_format(info: audio.AudioInfo, output: str, wanted: str) -> audio.Outp
         AudioWriteError: the name's extension is none that can be written from this input.
     """
     extension = PurePosixPath(output).suffix.lower()
+    if wanted == "keep" and extension in _VIDEO_EXTENSIONS:
+        return audio.video_format(info, _VIDEO_EXTENSIONS[extension])
     target = audio.output_format(info, wanted)
     extensions = {target.extension, f".{target.container}"}
     if wanted != "keep" or _SAME_EXTENSION.get(extension, extension) in extensions:
@@ -98,11 +100,12 @@ def done_before(report_path: str | Path, fingerprint: str, options: EnhanceOptio
         return {}
     # Of several records of one input the last one counts: it may have failed since.
     latest = {record.input: record for record in report.read(report_path)}
-    tree = config.to_tree(options)
+    tree, default = config.to_tree(options), config.to_tree(EnhanceOptions())
     return {
         name: record
         for name, record in latest.items()
-        if record.status == "done" and record.model == fingerprint and record.options == tree
+        # An option that came since was at its default.
+        if record.status == "done" and record.model == fingerprint and default | record.options == tree
     }
 
 
@@ -175,7 +178,7 @@ def _with_known_extension(target: str, wanted: str) -> str:
     extension = _extension(target).lower()
     if wanted != "keep" and _FORMATS_BY_EXTENSION.get(extension) != wanted:
         raise ConfigError(target, f"the name does not end in .{wanted}, which --format asks for")
-    if extension not in (*_FORMATS_BY_EXTENSION, *_KEPT_EXTENSIONS):
+    if extension not in (*_FORMATS_BY_EXTENSION, *_VIDEO_EXTENSIONS, *_KEPT_EXTENSIONS):
         raise ConfigError(target, f"must be a folder, or end in one of {', '.join(_FORMATS_BY_EXTENSION)}")
     return target
 
@@ -246,9 +249,10 @@ _KEPT_EXTENSIONS = {
             ".caf",
         )
     },
-    **dict.fromkeys((".mp4", ".m4v", ".mov", ".3gp", ".aac", ".mkv", ".mka"), ".m4a"),
-    ".webm": ".opus",
+    **{video: video for video in (".mp4", ".m4v", ".mov", ".mkv", ".webm")},
+    **dict.fromkeys((".3gp", ".aac", ".mka"), ".m4a"),
 }
+_VIDEO_EXTENSIONS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm"}
 _FORMATS_BY_EXTENSION = {
     ".wav": "wav",
     ".wave": "wav",

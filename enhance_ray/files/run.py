@@ -34,7 +34,7 @@ from enhance_ray.engine.restore import Restoration
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.files.plan import Job, target_format
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.options import EnhanceOptions
 from enhance_ray.report import Record
 
 Item = TypeVar("Item")
@@ -85,6 +85,7 @@ def enhance_files(
     force: bool = False,
     partial: bool = False,
     scores: bool = False,
+    preserve_times: bool = False,
     done: Mapping[str, Record] | None = None,
     report_path: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -105,6 +106,7 @@ def enhance_files(
         force: replace outputs that exist.
         partial: keep what could be decoded of a damaged input; the record carries a warning.
         scores: have records say how good input and output sound (see `engine.scores`).
+        preserve_times: give local outputs the time at which their local inputs were last changed.
         done: records of an earlier run by input (see `done_before`). Such a job becomes a record with
             status "skipped", if its output is the same and still exists.
         report_path: JSON-lines report to which each record is appended the moment its output is in
@@ -129,6 +131,7 @@ def enhance_files(
         force=force,
         partial=partial,
         scores=scores,
+        preserve_times=preserve_times,
         done=done or {},
         report_path=report_path,
     )
@@ -242,6 +245,7 @@ class _FileWork:
         force: bool,
         partial: bool,
         scores: bool,
+        preserve_times: bool,
         done: Mapping[str, Record],
         report_path: str | Path | None,
     ) -> None:
@@ -253,6 +257,7 @@ class _FileWork:
         self._force = force
         self._partial = partial
         self._scores = scores
+        self._preserve_times = preserve_times
         self._done = done
         self._report_path = report_path
         self._report_lock = threading.Lock()
@@ -320,7 +325,9 @@ class _FileWork:
     def _enhance(self, job: Job) -> Record:
         started, cpu_started = time.perf_counter(), time.thread_time()
         stages: _Stages = defaultdict(float)
-        with audio.decode(job.input, partial=self._partial, patience=self._patience) as decoder:
+        with audio.decode(
+            job.input, partial=self._partial, patience=self._patience, track=self.options.audio_track
+        ) as decoder:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
             target = target_format(info, job.output, self.options.format)
@@ -337,10 +344,10 @@ class _FileWork:
             )
             with audio.encode(
                 job.output,
-                sample_rate=MODEL_RATE,
+                sample_rate=restoration.rate,
                 channels=restoration.channels,
                 target=target,
-                tags=info.tags,
+                source=info,
                 force=self._force,
                 patience=self._patience,
             ) as encoder:
@@ -349,9 +356,11 @@ class _FileWork:
                     self._leave_if_stopping()
                     with _clocked(stages, "encode"):
                         encoder.write(block.numpy())
-                    self.inbox.put(_Written(job.input, block.shape[-1] / MODEL_RATE))
+                    self.inbox.put(_Written(job.input, block.shape[-1] / restoration.rate))
                 written = time.perf_counter()
             stages["encode"] += time.perf_counter() - written
+        if self._preserve_times:
+            audio.copy_times(job.input, job.output)
         spent = time.thread_time() - cpu_started + stages["model"]
         passed = stages["decode"] + stages["wait"] + stages["encode"]
         stages["prepare"] = max(0.0, time.perf_counter() - started - passed)
@@ -366,7 +375,7 @@ class _FileWork:
             channels=info.channels,
             model=self.enhancer.fingerprint,
             options=self._options_tree,
-            **dataclasses.asdict(restoration.facts(decoder.warning)),
+            **dataclasses.asdict(restoration.facts(decoder.warning, encoder.remark)),
         )
 
     def _through_model(self, stages: _Stages, pieces: Iterable[Piece]) -> Iterator[Result[Any]]:

@@ -235,11 +235,10 @@ class Denoiser(nn.Module):
         reach = max(distance for distance, _ in kernel)
         padded = F.pad(torch.view_as_real(still), (0, 0, reach, reach))
         total = 2 * sum(weight for _, weight in kernel)
-        mean = sum(
-            weight / total * padded[:, :, reach + side * distance :][:, :, :frames]
-            for distance, weight in kernel
-            for side in (-1, 1)
-        )
+        mean = torch.zeros_like(padded[:, :, :frames])
+        for distance, weight in kernel:
+            for first in (reach - distance, reach + distance):
+                mean += weight / total * padded[:, :, first : first + frames]
         return turn * torch.view_as_complex(mean)
 
     def _spread(self, maps: Float[Tensor, "batch map band frame"]) -> Float[Tensor, "batch map freq frame"]:

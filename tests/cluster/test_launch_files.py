@@ -234,8 +234,8 @@ def tags(instance):
     return {tag["Key"]: tag["Value"] for tag in instance["Tags"]}.items()
 
 
-def test_what_the_readme_tells_nodes_to_install_is_uploaded_with_a_job():
-    text = (ROOT / "README.md").read_text()
+def test_what_the_guide_tells_nodes_to_install_is_uploaded_with_a_job():
+    text = (ROOT / "docs" / "archive.md").read_text()
     options = [json.loads(found) for found in re.findall(r"--runtime-env-json '(\{.*?\})'", text)]
     [pinned, package] = next(option["pip"] for option in options if "pip" in option)
     folder = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"

@@ -542,9 +542,9 @@ def test_jobs_that_are_refused(url, shows, wrong, status, code):
     assert (response.status_code, response.json()["error"]) == (status, code)
 
 
-def test_the_readme_s_client_runs_as_written(url, tmp_path, monkeypatch):
+def test_the_guide_s_client_runs_as_written(url, tmp_path, monkeypatch):
     root = Path(__file__).parents[2]
-    _, code = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    [code] = re.findall(r"```python\n(.*?)```", (root / "docs" / "endpoint.md").read_text(), re.DOTALL)
     (tmp_path / "samples").symlink_to(root / "samples")
     monkeypatch.chdir(tmp_path)
 

@@ -110,14 +110,48 @@ def test_every_format_that_is_read_comes_out_playable(tmp_path):
 
 def test_the_readme_s_python_runs_as_written(pytestconfig, tmp_path):
     text = (pytestconfig.rootpath / "README.md").read_text()
-    code, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)  # the other one needs an endpoint
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "samples").symlink_to(pytestconfig.rootpath / "samples")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert soundfile.info(tmp_path / "clean.wav").samplerate == RATE
 
 
-def test_every_command_of_the_readme_exists(pytestconfig, capsys):
+def pages(root):
+    """The README and the guides, by their names."""
+    return {path: path.read_text() for path in (root / "README.md", *sorted((root / "docs").glob("*.md")))}
+
+
+def test_every_link_of_readme_and_guides_leads_somewhere(pytestconfig):
+    broken = []
+    for path, text in pages(pytestconfig.rootpath).items():
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+            file, _, part = link.partition("#")
+            target = (path.parent / file) if file else path
+            if not target.exists():
+                broken.append(f"{path.name}: {link}")
+            elif part:
+                titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                if part not in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}:
+                    broken.append(f"{path.name}: {link}")
+    assert not broken
+
+
+def test_the_readme_s_first_command_does_what_it_says(pytestconfig, tmp_path, monkeypatch, capsys):
     text = (pytestconfig.rootpath / "README.md").read_text()
+    [command] = re.findall(r"^enhance-ray (denoise samples/.*)$", text, re.MULTILINE)
+    (tmp_path / "samples").symlink_to(pytestconfig.rootpath / "samples")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command.split()) == 0
+    [printed] = re.findall(r"^(1 done.*) at RTF", text, re.MULTILINE)
+    assert capsys.readouterr().out.startswith(printed)
+
+
+def test_the_readme_can_be_read_at_once(pytestconfig):
+    assert len((pytestconfig.rootpath / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_command_of_the_readme_and_the_guides_exists(pytestconfig, capsys):
+    text = "\n".join(pages(pytestconfig.rootpath).values())
     commands = set(re.findall(r"^enhance-ray ((?:corpus )?[\w-]+)", text, re.MULTILINE))
     assert {"enhance", "denoise", "train", "export", "corpus check", "import-resemble"} <= commands
     for command in commands:

@@ -482,7 +482,7 @@ def test_a_folder_keeps_its_tree_and_names_change_by_their_extension_only(tmp_pa
         Path(i).relative_to(tmp_path / "in").as_posix(): Path(o).relative_to(tmp_path / "out").as_posix()
         for i, o in plan.items()
     }
-    assert relative == {"a.wav": "a.wav", "b/c.d.MP3": "b/c.d.MP3", "b/e.mp4": "b/e.m4a", "f.wma": "f.wav"}
+    assert relative == {"a.wav": "a.wav", "b/c.d.MP3": "b/c.d.MP3", "b/e.mp4": "b/e.mp4", "f.wma": "f.wav"}
     flac = planned(tmp_path / "in", tmp_path / "out", format="flac")
     assert flac[str(tmp_path / "in/b/c.d.MP3")] == str(tmp_path / "out/b/c.d.flac")
 
@@ -493,12 +493,12 @@ def test_a_slash_at_the_end_of_a_folder_changes_nothing(tmp_path):
 
 
 def test_inputs_that_would_share_an_output_keep_their_whole_name(tmp_path):
-    touch(tmp_path, "in/talk.m4a", "in/talk.mp4", "in/talk.mkv", "in/other.mp4")
+    touch(tmp_path, "in/talk.m4a", "in/talk.aac", "in/talk.3gp", "in/other.3gp")
     assert sorted(Path(output).name for output in planned(tmp_path / "in", tmp_path / "out").values()) == [
         "other.m4a",
+        "talk.3gp.m4a",
+        "talk.aac.m4a",
         "talk.m4a",
-        "talk.mkv.m4a",
-        "talk.mp4.m4a",
     ]
 
 
@@ -529,8 +529,9 @@ def test_a_file_goes_to_a_file_or_into_a_folder(tmp_path):
     touch(tmp_path, "a.mp4", "there/x")
     source = str(tmp_path / "a.mp4")
     assert planned(source, tmp_path / "b.flac") == {source: str(tmp_path / "b.flac")}
-    assert planned(source, tmp_path / "there") == {source: str(tmp_path / "there" / "a.m4a")}
-    assert planned(source, f"{tmp_path}/new/") == {source: str(tmp_path / "new" / "a.m4a")}
+    assert planned(source, tmp_path / "b.mkv") == {source: str(tmp_path / "b.mkv")}
+    assert planned(source, tmp_path / "there") == {source: str(tmp_path / "there" / "a.mp4")}
+    assert planned(source, f"{tmp_path}/new/") == {source: str(tmp_path / "new" / "a.mp4")}
 
 
 def test_a_list_keeps_the_tree_below_the_folder_that_all_share(tmp_path):

@@ -129,3 +129,30 @@ def test_a_pad_byte_that_counts_as_a_sample_is_none(pad):
 
     with audio.decode("odd.wav", data=content) as decoder:
         assert sum(block.shape[1] for block in decoder) == 8000
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "AIFF", "OGG"])
+@pytest.mark.parametrize("tags", [1, 2])
+def test_id3_tags_before_a_header_are_read_and_left_out(kind, tags):
+    file = io.BytesIO()
+    soundfile.write(file, tone(), RATE, format=kind)
+    title = b"TIT2" + struct.pack(">IH", 6, 0) + b"\x03Title"
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 0, len(title) + 30]) + title + bytes(30)
+
+    with audio.decode("odd", data=tags * tag + file.getvalue()) as decoder:
+        waveform = np.concatenate(list(decoder), axis=1)[0]
+
+    assert len(waveform) == RATE
+    np.testing.assert_allclose(waveform, tone(), atol=0.1 if kind == "OGG" else 1e-4)
+    assert decoder.info.tags["title"] == "Title"
+
+
+def test_a_tag_in_the_code_page_of_old_windows_is_read():
+    value = "Gr\u00f6\u00dfe \u2013 caf\u00e9".encode("cp1252") + b"\0"
+    value += b"\0" * (len(value) % 2)
+    inam = b"INAM" + struct.pack("<I", len(value)) + value
+    listed = b"LIST" + struct.pack("<I", 4 + len(inam)) + b"INFO" + inam
+    content = wav(samples(), behind=listed)
+
+    with audio.decode("odd.wav", data=content) as decoder:
+        assert decoder.info.tags["title"] == "Gr\u00f6\u00dfe \u2013 caf\u00e9"

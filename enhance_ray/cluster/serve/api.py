@@ -273,7 +273,7 @@ class Ingress:
         options = reading.options_of(given, mode, self.settings)
         limits = self.settings.limits
         models = await self._thread(self._stages.models, mode, time.monotonic() + limits.timeout_seconds)
-        upload = await self._thread(restoring.examine, path, limits)
+        upload = await self._thread(restoring.examine, path, limits, options.audio_track)
         target = restoring.answer_format(upload.info, options.format)
         restored = restoring.restoration(upload.info, options, models, name="the upload", target=target)
         return upload, options, target, restored

@@ -38,7 +38,6 @@ from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
 from enhance_ray.errors import AudioError, EnhanceRayError
 from enhance_ray.files import target_format
-from enhance_ray.options import MODEL_RATE
 
 logger = logging.getLogger(__name__)
 
@@ -360,7 +359,7 @@ class JobsDeployment:
         job, patience = running.job, audio.Patience(_PATIENCE, running.cancelled)
         options = reading.options_from(job.options, job.mode, self._settings)
         models = self._stages.models(job.mode, patient=True)
-        with audio.decode(recording.input, patience=patience) as decoder:
+        with audio.decode(recording.input, patience=patience, track=options.audio_track) as decoder:
             info = decoder.info
             recording.seconds = info.seconds
             target = target_format(info, recording.output, options.format)
@@ -369,10 +368,10 @@ class JobsDeployment:
             )
             with audio.encode(
                 recording.output,
-                sample_rate=MODEL_RATE,
+                sample_rate=restored.rate,
                 channels=restored.channels,
                 target=target,
-                tags=info.tags,
+                source=info,
                 force=True,  # what was there had been looked for when the job was taken
                 patience=patience,
             ) as encoder:
@@ -381,9 +380,9 @@ class JobsDeployment:
                     if running.cancelled.is_set():
                         raise _Cancelled
                     encoder.write(block.numpy())
-                    seconds += block.shape[1] / MODEL_RATE
+                    seconds += block.shape[1] / restored.rate
                     recording.progress = min(0.999, seconds / info.seconds) if info.seconds else 0.0
-            facts = restored.facts(decoder.warning)
+            facts = restored.facts(decoder.warning, encoder.remark)
         recording.seconds, recording.warning = seconds, facts.warning
         recording.guard = [dataclasses.asdict(span) for span in facts.guard]
         recording.peak_in, recording.peak_out = facts.peak_in, facts.peak_out

@@ -34,7 +34,7 @@ from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
 from enhance_ray.engine.restore import Restoration
 from enhance_ray.errors import EnhanceRayError
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.options import EnhanceOptions
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Upload:
         return self.frames / self.info.sample_rate
 
 
-def examine(path: str, limits: Limits) -> Upload:
+def examine(path: str, limits: Limits, track: int | str | None = None) -> Upload:
     """Decode all of an upload: what is damaged is found before there is an answer.
 
     A short one is kept; a long one is decoded again while it is answered.
@@ -106,7 +106,7 @@ def examine(path: str, limits: Limits) -> Upload:
         AudioReadError: it cannot be decoded.
         LimitError: it is longer than allowed, or has more channels.
     """
-    with audio.decode(path, block_seconds=5.0) as decoder:
+    with audio.decode(path, block_seconds=5.0, track=track) as decoder:
         info = decoder.info
         if info.channels > limits.channels:
             raise LimitError(f"it has {info.channels} channels, and {limits.channels} are allowed")
@@ -178,13 +178,14 @@ def encoded(upload: Upload, restored: Restoration, target: audio.OutputFormat) -
     """The bytes of the answer, as they are ready; closing it takes back what the models were asked."""
     info = upload.info
     encoder = StreamEncoder(
-        sample_rate=MODEL_RATE,
+        sample_rate=restored.rate,
         channels=restored.channels,
-        frames=-(-upload.frames * MODEL_RATE // info.sample_rate),
+        frames=-(-upload.frames * restored.rate // info.sample_rate),
         target=target,
         tags=info.tags,
     )
-    with audio.decode(upload.path) if upload.blocks is None else nullcontext(upload.blocks) as blocks:
+    again = functools.partial(audio.decode, upload.path, track=info.track)
+    with again() if upload.blocks is None else nullcontext(upload.blocks) as blocks:
         for block in restored.blocks(map(torch.from_numpy, blocks)):
             if data := encoder.write(block.numpy()):
                 yield data

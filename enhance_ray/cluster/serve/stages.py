@@ -61,7 +61,7 @@ class Stages:
             raise RequestError(409, "not_served", "this endpoint has a denoiser alone")
         ask = self._handles["denoise"].denoise.remote if mode == "denoise" else self._chained
         facts = self.facts()["denoise"]
-        return Models(Framing(facts["hop"], facts["shortest"]), ask, deadline, patient)
+        return Models(Framing(facts["hop"], facts["shortest"], facts["keeps_waves"]), ask, deadline, patient)
 
     def _chained(self, work: Work) -> Any:
         enhancer = self._handles["enhance"]

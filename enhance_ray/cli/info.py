@@ -1,0 +1,62 @@
+"""`enhance-ray info`: what a recording or a model is."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from enhance_ray import config
+from enhance_ray.cli.common import add_command, write_line
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    info = add_command(commands, "info", _info, "say what a recording or a model is")
+    info.add_argument("subject", metavar="FILE|MODEL", help="audio file, model folder, or 'default'")
+    info.add_argument("--json", action="store_true", help="one line of JSON")
+
+
+def _info(parsed: argparse.Namespace) -> int:
+    from enhance_ray import checkpoint
+
+    if (
+        parsed.subject == checkpoint.DEFAULT
+        or Path(parsed.subject).is_dir()
+        or parsed.subject.startswith("hf://")
+    ):
+        facts = _model_facts(parsed.subject)
+    else:
+        from enhance_ray import audio
+
+        facts = {
+            name: value
+            for name, value in dataclasses.asdict(audio.probe(parsed.subject)).items()
+            if value not in (None, {}, ())
+        }
+        if "cover" in facts:
+            facts["cover"] = f"{facts['cover']['kind']}, {len(facts['cover']['data'])} bytes"
+        if "chapters" in facts:
+            facts["chapters"] = list(facts["chapters"])
+    if parsed.json:
+        write_line(json.dumps(facts, ensure_ascii=False))
+    else:
+        write_line(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).rstrip())
+    return 0
+
+
+def _model_facts(model: str) -> dict[str, Any]:
+    from enhance_ray import resemble
+
+    loaded = resemble.load_model(model)
+    parameters = sum(parameter.numel() for parameter in (loaded.net or loaded.denoiser).parameters())
+    return {
+        "path": loaded.path,
+        "fingerprint": loaded.fingerprint,
+        "parameters": parameters,
+        **config.to_tree(loaded.config),
+    }
