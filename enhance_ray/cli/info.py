@@ -33,15 +33,16 @@ def _info(parsed: argparse.Namespace) -> int:
     else:
         from enhance_ray import audio
 
-        facts = {
-            name: value
-            for name, value in dataclasses.asdict(audio.probe(parsed.subject)).items()
-            if value not in (None, {}, ())
+        info = audio.probe(parsed.subject)
+        shown = {
+            **dataclasses.asdict(info),
+            "chapters": [dataclasses.asdict(chapter) for chapter in info.chapters],
+            "cover": f"{info.cover.kind}, {len(info.cover.data)} bytes" if info.cover else None,
+            # Said where there is something to say.
+            "track": info.track if info.track > 1 else None,
+            "start": info.start or None,
         }
-        if "cover" in facts:
-            facts["cover"] = f"{facts['cover']['kind']}, {len(facts['cover']['data'])} bytes"
-        if "chapters" in facts:
-            facts["chapters"] = list(facts["chapters"])
+        facts = {name: value for name, value in shown.items() if value not in (None, {}, [])}
     if parsed.json:
         write_line(json.dumps(facts, ensure_ascii=False))
     else:

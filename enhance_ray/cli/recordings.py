@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from enhance_ray.cli.common import add_command, import_torch, say, write_line
 from enhance_ray.errors import ConfigError
 from enhance_ray.options import add_arguments, from_arguments
+from enhance_ray.records import totals
 
 if TYPE_CHECKING:
     from enhance_ray.files import Progress
     from enhance_ray.options import EnhanceOptions
-    from enhance_ray.report import Record
+    from enhance_ray.records import Record
 
 REPORT_NAME = "enhance-ray-report.jsonl"
 """Where records go in an output folder, unless `--report` says another place; `--resume` reads them."""
@@ -192,9 +193,7 @@ def _say_if_noteworthy(record: Record) -> None:
 
 
 def _summary(records: Sequence[Record]) -> str:
-    from enhance_ray import report
-
-    total = report.totals(records)
+    total = totals(records)
     text = f"{total.done} done, {total.failed} failed, {total.skipped} skipped"
     if total.seconds:
         text += f"; {total.seconds / 60:.1f} minutes of audio at RTF {total.rtf:.3f}"

@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from enhance_ray import audio, config, report
+from enhance_ray import audio, config
 from enhance_ray.audio import lists
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.report import Record
+from enhance_ray.records import Record, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def done_before(report_path: str | Path, fingerprint: str, options: EnhanceOptio
     if not Path(report_path).exists():
         return {}
     # Of several records of one input the last one counts: it may have failed since.
-    latest = {record.input: record for record in report.read(report_path)}
+    latest = {record.input: record for record in read_records(report_path)}
     tree, default = config.to_tree(options), config.to_tree(EnhanceOptions())
     return {
         name: record

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from enhance_ray import audio, config, report
+from enhance_ray import audio, config
 from enhance_ray.engine.analysis import Piece
 from enhance_ray.engine.batching import Batcher, Result
 from enhance_ray.engine.restore import Restoration
@@ -35,7 +35,7 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.files.plan import Job, target_format
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.report import Record
+from enhance_ray.records import Record, append_record
 
 Item = TypeVar("Item")
 _Stages = defaultdict[str, float]
@@ -319,7 +319,7 @@ class _FileWork:
             )
         if self._report_path is not None:
             with self._report_lock:
-                report.append(self._report_path, record)
+                append_record(self._report_path, record)
         return record
 
     def _enhance(self, job: Job) -> Record:

@@ -19,7 +19,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.files.plan import Job, output_extension
 from enhance_ray.files.run import enhance_files
 from enhance_ray.options import EnhanceOptions
-from enhance_ray.report import Record
+from enhance_ray.records import Record
 
 FAILED = "failed"
 """Folder below that of the outputs for inputs that could not be used."""

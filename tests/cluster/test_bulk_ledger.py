@@ -8,7 +8,7 @@ import pytest
 from enhance_ray.cluster.bulk.feed import Feed, Part, Task
 from enhance_ray.cluster.bulk.ledger import Closed, Ledger, Opened
 from enhance_ray.files import Job
-from enhance_ray.report import Record
+from enhance_ray.records import Record
 
 
 def ledger(dead_nodes=()):

@@ -183,9 +183,10 @@ def chromium():
         browser.close()
 
 
-@pytest.mark.drill
-@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
-def test_the_page_in_a_browser(url, chromium, tmp_path, width, scheme):
+@pytest.fixture(params=[(1200, "light"), (390, "dark")], ids=["wide", "narrow"])
+def page(request, url, chromium):
+    """The page, on a desktop and on a phone: it may not fail, ask others, or be wider than its window."""
+    width, scheme = request.param
     page = chromium.new_page(
         viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
     )
@@ -193,44 +194,74 @@ def test_the_page_in_a_browser(url, chromium, tmp_path, width, scheme):
     page.on("console", lambda message: message.type == "error" and problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-
-    def finish():
-        page.click("#go")
-        page.wait_for_selector("#status:text-matches('^Done')")
-
     page.goto(f"{url}/")
+    yield page
+    # A recording that is refused is an error to the browser's console, too.
+    assert [text for text in problems if "422" not in text] == []
+    assert hosts - {""} == {urlsplit(url).netloc}  # blob: and data: have none
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def take_picture(page, tmp_path, name):
+    folder = os.environ.get("SCREENSHOTS", tmp_path)
+    page.screenshot(path=f"{folder}/page-{name}-{page.viewport_size['width']}.png", full_page=True)
+
+
+def finish(page):
+    page.click("#go")
+    page.wait_for_selector("#status:text-matches('^Done')")
+
+
+@pytest.mark.drill
+def test_the_page_restores_and_records_and_lets_hear_before_and_after(url, page, tmp_path):
+    page.wait_for_selector("#limits:text-matches('At most 60 seconds, 8 MB and 2 channels')")
     page.set_input_files("#file", SAMPLE)
     page.check("input[value=enhance]")
-    finish()
+    finish(page)
     page.click("#play")
     page.wait_for_timeout(600)
     page.click("#switch")
     assert page.text_content("#switch") == "Hear: before"
     page.wait_for_timeout(500)
-    page.screenshot(path=f"{os.environ.get('SCREENSHOTS', tmp_path)}/page-{width}.png", full_page=True)
+    take_picture(page, tmp_path, "one")
     with page.expect_download() as download:
-        page.click("#download")
+        page.click("#files li a")
     answer = httpx.post(f"{url}/v1/enhance?strength=1&format=wav", content=SAMPLE.read_bytes(), timeout=60)
     assert Path(download.value.path()).read_bytes() == answer.content
 
     page.click("#record")
     page.wait_for_timeout(1500)
     page.click("#record")
-    page.wait_for_selector("#status:text-matches('^recording')")
+    page.wait_for_selector("#files li:nth-child(2):has-text('recording.webm')")
     page.check("input[value=denoise]")
-    finish()
+    finish(page)
+    assert page.text_content("#heard-name") == "recording.webm"
 
-    assert problems == []
-    assert hosts - {""} == {urlsplit(url).netloc}  # blob: and data: have none
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
-    assert page.is_visible("#result")
+@pytest.mark.drill
+def test_one_recording_of_several_that_fails_on_the_page_costs_the_others_nothing(page, tmp_path):
     (tmp_path / "text.mp3").write_text("no sound")
-    page.set_input_files("#file", tmp_path / "text.mp3")
-    assert page.is_hidden("#result")  # it was another recording's
+    (tmp_path / "other.wav").write_bytes(wave(2, rate=16_000))
+    page.set_input_files("#file", [SAMPLE, tmp_path / "text.mp3", tmp_path / "other.wav"])
+    page.select_option("#loudness", "-23")
+    page.select_option("#channels", "mono")
     page.click("#go")
-    page.wait_for_selector("#status.bad")
+    page.wait_for_selector("#status.bad:text-matches('1 recording could not be restored, 2 done')")
+    assert "audio" in page.text_content("#files li:nth-child(2) .words")
+    assert page.is_hidden("#files li:nth-child(2) a")
+    assert page.text_content("#heard-name") == "other.wav"
+    take_picture(page, tmp_path, "several")
+    names = []
+    page.on("download", lambda download: names.append(download.suggested_filename))
+    page.click("#all")
+    page.wait_for_timeout(2500)
+    assert names == ["kathleen_helicopter-denoised.wav", "other-denoised.wav"]
+
+    # What is heard goes with its row; all of it can be done with the keyboard.
+    page.focus("#files li:nth-child(3) button:has-text('Remove')")
+    page.keyboard.press("Enter")
     assert page.is_hidden("#result")
+    assert page.locator("#files li").count() == 2
 
 
 def wave(seconds, channels=1, rate=8000):

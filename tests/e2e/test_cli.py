@@ -16,11 +16,12 @@ import soundfile
 import torch
 from small_models import SMALL_ENHANCER, small_enhancer_net
 
-from enhance_ray import checkpoint, cli, compat, report
+from enhance_ray import checkpoint, cli, compat
 from enhance_ray.checkpoint import ModelConfig
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.options import EnhanceOptions
+from enhance_ray.records import read_records
 
 RATE = 44_100
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -66,7 +67,7 @@ def test_a_folder_keeps_its_tree_and_one_bad_file_costs_nothing_else(model, reco
     captured = capsys.readouterr()
     assert "broken.mp3" in captured.err
     assert captured.out.startswith("3 done, 1 failed")
-    records = report.read(out / cli.REPORT_NAME)
+    records = read_records(out / cli.REPORT_NAME)
     assert sorted(record.status for record in records) == ["done", "done", "done", "failed"]
 
 
@@ -75,7 +76,7 @@ def test_a_folder_s_name_may_have_a_dot_and_a_single_file_may_go_into_it(model, 
     assert run("denoise", recordings / "day 1", out, "--model", model, "-q") == 0
     assert (out / cli.REPORT_NAME).is_file()
     assert run("denoise", recordings / "a.wav", out, "--model", model, "-q") == 0
-    assert len(report.read(out / cli.REPORT_NAME)) == 3, "what earlier runs recorded stays"
+    assert len(read_records(out / cli.REPORT_NAME)) == 3, "what earlier runs recorded stays"
 
 
 def test_an_existing_output_is_kept_unless_forced(model, recordings, tmp_path, capsys):
@@ -125,11 +126,11 @@ def test_a_killed_run_resumes_with_every_output_complete_and_computed_once(model
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    done_first = {r.input for r in report.read(out / cli.REPORT_NAME) if r.status == "done"}
+    done_first = {r.input for r in read_records(out / cli.REPORT_NAME) if r.status == "done"}
     assert 0 < len(done_first) < 16
 
     subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
-    records = [r for r in report.read(out / cli.REPORT_NAME) if r.status == "done"]
+    records = [r for r in read_records(out / cli.REPORT_NAME) if r.status == "done"]
     assert len(records) == 16
     assert len({record.input for record in records}) == 16
     assert {soundfile.info(path).frames for path in out.glob("*.wav")} == {6 * RATE}
@@ -142,7 +143,7 @@ def test_a_page_shows_what_was_done(model, recordings, tmp_path):
     text = page.read_text()
     assert "broken.mp3" in text
     assert text.count("<audio") >= 2
-    assert len(report.read(tmp_path / "report.jsonl")) == 4
+    assert len(read_records(tmp_path / "report.jsonl")) == 4
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_enhance_restores_a_tree_with_the_options_that_were_given(enhancer_model
     options = ["--nfe", "2", "--solver", "euler", "--lambd", "0.5", "--tau", "0.25", "--seed", "7"]
     assert run("enhance", recordings, out, "--model", enhancer_model, *options) == 1
     assert soundfile.info(out / "day 1" / "b.flac").frames == RATE
-    records = report.read(out / cli.REPORT_NAME)
+    records = read_records(out / cli.REPORT_NAME)
     done = [record for record in records if record.status == "done"]
     assert len(done) == 3
     for record in done:

@@ -11,7 +11,8 @@ import soundfile
 import torch
 from damaged import make_damaged, make_good
 
-from enhance_ray import EnhanceOptions, Enhancer, cli, metrics, report
+from enhance_ray import EnhanceOptions, Enhancer, cli, metrics
+from enhance_ray.records import read_records
 
 RATE = 44_100
 
@@ -81,7 +82,7 @@ def test_three_hundred_damaged_files_cost_five_good_ones_nothing(tmp_path):
     for i in range(5):
         soundfile.write(source / f"good{i}.wav", 0.1 * rng.standard_normal(RATE), RATE)
     assert cli.main(["denoise", str(source), str(out), "-q"]) == 1
-    records = report.read(out / cli.REPORT_NAME)
+    records = read_records(out / cli.REPORT_NAME)
     # A wav whose size says nothing has all of its samples, and a word about it.
     odd = {record.input: record for record in records if record.warning}
     assert all("samples_4g" in name for name in odd)
@@ -103,7 +104,7 @@ def test_three_hundred_damaged_files_cost_five_good_ones_nothing(tmp_path):
 def test_every_format_that_is_read_comes_out_playable(tmp_path):
     make_good(tmp_path / "in")
     assert cli.main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "-q"]) == 0
-    records = report.read(tmp_path / "out" / cli.REPORT_NAME)
+    records = read_records(tmp_path / "out" / cli.REPORT_NAME)
     assert len(records) >= 15
     assert {record.status for record in records} == {"done"}
 

@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from music import jingle
 from torch import nn
 
-from enhance_ray import audio, cli, metrics, report
+from enhance_ray import audio, cli, metrics
 from enhance_ray.dsp.segments import Segment
 from enhance_ray.engine import scores
 from enhance_ray.engine.analysis import Piece
@@ -111,7 +111,7 @@ def test_records_score_input_and_output_where_that_is_asked_for(tmp_path):
     assert set(record.scores) == {f"{name}_{side}" for name in metrics.OPINIONS for side in ("in", "out")}
     assert all(1 <= score <= 5 for score in record.scores.values())
     assert record.scores["opinion_bak_out"] > record.scores["opinion_bak_in"] + 0.5
-    assert report.read(tmp_path / "records.jsonl") == [record]
+    assert read_records(tmp_path / "records.jsonl") == [record]
     (plain,) = enhance_files(jobs, model, force=True)
     assert plain.scores == {}
 
@@ -149,7 +149,7 @@ def test_a_record_tells_what_a_guard_kept(tmp_path):
     (record,) = enhance_files(jobs, model, options, report_path=tmp_path / "records.jsonl")
     assert [(span["kept"], span["reason"]) for span in record.guard] == [("original", "music")]
     assert record.guard[0]["start"] == pytest.approx(8, abs=1.5)
-    assert report.read(tmp_path / "records.jsonl") == [record]
+    assert read_records(tmp_path / "records.jsonl") == [record]
     page = tmp_path / "report.html"
     report.html(page, [record])
     assert "<h2>Guard</h2>" in page.read_text()
@@ -187,7 +187,7 @@ def test_any_name_that_a_folder_holds_is_done_and_its_record_leads_back_to_it(tm
 
     jobs = plan_jobs(str(tmp_path / "in"), str(tmp_path / "out"), OPTIONS)
     list(enhance_files(jobs, enhancer(), OPTIONS, report_path=report_path))
-    records = report.read(report_path)
+    records = read_records(report_path)
     report.html(tmp_path / "report.html", records, examples=5)
 
     report_path.read_text(encoding="utf-8")
@@ -389,7 +389,7 @@ def test_progress_ends_with_all_files_and_all_seconds(folder):
 def test_a_second_run_skips_what_the_report_shows_as_done(folder):
     path = folder / "report.jsonl"
     first = run(folder, report_path=path)
-    assert sorted(r.input for r in report.read(path)) == sorted(r.input for r in first)
+    assert sorted(r.input for r in read_records(path)) == sorted(r.input for r in first)
     done = done_before(path, "identity", OPTIONS)
     again = run(folder, BugAfter(0), report_path=path, done=done)
     assert sorted(record.status for record in again) == ["failed"] + ["skipped"] * 5
@@ -421,6 +421,7 @@ from enhance_ray.files import enhance_files, plan_jobs
 from enhance_ray.options import EnhanceOptions
 from enhance_ray.engine.analysis import Piece
 from enhance_ray.enhancer import Enhancer
+from enhance_ray.records import read_records
 
 class Slow(torch.nn.Module):
     def forward(self, rows):
@@ -457,7 +458,7 @@ def test_a_killed_run_is_finished_by_the_next_without_computing_anything_twice(t
         np.testing.assert_array_equal(
             samples(tmp_path / "out" / f"{number}.wav"), samples(tmp_path / "in" / f"{number}.wav")
         )
-    inputs = [record.input for record in report.read(tmp_path / "r.jsonl")]
+    inputs = [record.input for record in read_records(tmp_path / "r.jsonl")]
     assert sorted(inputs) == sorted(str(tmp_path / "in" / f"{number}.wav") for number in range(12))
 
 

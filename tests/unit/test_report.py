@@ -13,7 +13,7 @@ from matplotlib import image
 
 from enhance_ray import report
 from enhance_ray.errors import ConfigError
-from enhance_ray.report import Record
+from enhance_ray.records import Record, append_record, from_json, read_records, to_json, totals
 
 DONE = Record(
     input="talks/Gespräch 1.mp3",
@@ -36,7 +36,7 @@ FAILED = Record(input="talks/2.wav", status="failed", code="audio_unreadable", r
 
 def test_a_record_comes_back_from_json_as_it_was():
     for record in (DONE, FAILED):
-        assert report.from_json(report.to_json(record)) == record
+        assert from_json(to_json(record)) == record
 
 
 def test_rtf_is_work_per_audio_and_unknown_without_audio():
@@ -48,7 +48,7 @@ def test_levels_of_silence_are_null_in_json():
     silent = Record(
         input="a.wav", status="done", peak_in=-math.inf, scores={"si_sdr": math.inf, "estoi": 1.0}
     )
-    tree = json.loads(report.to_json(silent), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    tree = json.loads(to_json(silent), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert tree["peak_in"] is None
     assert tree["scores"] == {"estoi": 1.0}
 
@@ -56,38 +56,38 @@ def test_levels_of_silence_are_null_in_json():
 def test_appended_records_are_read_in_order(tmp_path):
     path = tmp_path / "report.jsonl"
     for record in (DONE, FAILED, DONE):
-        report.append(path, record)
-    assert report.read(path) == [DONE, FAILED, DONE]
+        append_record(path, record)
+    assert read_records(path) == [DONE, FAILED, DONE]
 
 
 def test_any_torn_last_line_is_ignored_and_replaced_by_the_next_append(tmp_path):
     path = tmp_path / "report.jsonl"
-    whole = f"{report.to_json(FAILED)}\n".encode()
-    line = f"{report.to_json(DONE)}\n".encode()
+    whole = f"{to_json(FAILED)}\n".encode()
+    line = f"{to_json(DONE)}\n".encode()
     for length in range(len(line)):  # also within the two bytes of an umlaut
         path.write_bytes(whole + line[:length])
-        assert report.read(path) == [FAILED]
-        report.append(path, DONE)
-        assert report.read(path) == [FAILED, DONE]
+        assert read_records(path) == [FAILED]
+        append_record(path, DONE)
+        assert read_records(path) == [FAILED, DONE]
 
 
 def test_garbage_before_the_end_is_refused_with_its_line(tmp_path):
     path = tmp_path / "report.jsonl"
-    path.write_text(f"{report.to_json(DONE)}\nnot json\n{report.to_json(DONE)}\n", encoding="utf-8")
+    path.write_text(f"{to_json(DONE)}\nnot json\n{to_json(DONE)}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"line 2: is not JSON"):
-        report.read(path)
+        read_records(path)
 
 
 def test_a_line_that_is_no_record_is_refused_with_its_key(tmp_path):
     path = tmp_path / "report.jsonl"
     path.write_text('{"input": "a.wav", "status": "fine"}\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"line 1: status: expected one of done, failed, skipped"):
-        report.read(path)
+        read_records(path)
 
 
 def test_an_absent_report_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.jsonl: cannot be read"):
-        report.read(tmp_path / "nothing.jsonl")
+        read_records(tmp_path / "nothing.jsonl")
 
 
 class Page(HTMLParser):
@@ -131,7 +131,7 @@ def restored(tmp_path):
 
 
 def test_totals_add_up_what_was_done():
-    total = report.totals([DONE, DONE, FAILED, Record(input="b.wav", status="skipped", seconds=100)])
+    total = totals([DONE, DONE, FAILED, Record(input="b.wav", status="skipped", seconds=100)])
     assert (total.done, total.failed, total.skipped) == (2, 1, 1)
     assert (total.seconds, total.rtf) == (25, pytest.approx(0.2))
 

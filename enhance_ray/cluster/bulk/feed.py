@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from enhance_ray.files import Job
-from enhance_ray.report import Record
+from enhance_ray.records import Record
 
 _ANNOUNCED_FILES = 8
 _ANNOUNCED_BYTES = 32_000_000

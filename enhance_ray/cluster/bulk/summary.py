@@ -69,7 +69,7 @@ class Totals:
     input_bytes: int = 0
     output_bytes: int = 0
     stages: dict[str, float] = field(default_factory=dict)
-    """Seconds in decode, prepare, wait, encode and model (see `report.Record`), over all files."""
+    """Seconds in decode, prepare, wait, encode and model (see `Record`), over all files."""
     actor_seconds: float = 0.0
     """That actors were there, in all runs."""
     seconds_computed: float = 0.0

@@ -40,7 +40,7 @@ from enhance_ray.cluster.scratch import own_scratch
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError
 from enhance_ray.files import Job, Progress, enhance_files, output_extension
-from enhance_ray.report import Record
+from enhance_ray.records import Record
 
 logger = logging.getLogger(__name__)
 

@@ -144,8 +144,16 @@ def _add_state(api: FastAPI, ingress: Ingress) -> None:
 
     @api.get("/v1/models", tags=["state"])
     async def models() -> dict[str, Any]:
-        """What is served."""
-        return {"models": [{"mode": mode, **facts} for mode, facts in (await ingress.facts()).items()]}
+        """What is served, and what one request may have."""
+        limits = ingress.settings.limits
+        return {
+            "models": [{"mode": mode, **facts} for mode, facts in (await ingress.facts()).items()],
+            "limits": {
+                "seconds": limits.seconds,
+                "megabytes": limits.body_megabytes,
+                "channels": limits.channels,
+            },
+        }
 
     @api.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
