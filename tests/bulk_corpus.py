@@ -115,14 +115,16 @@ def job_state(output):
     return JobState(output, json.loads(fsspec.open(f"{output}/_enhance_ray/job.json").open().read())["job"])
 
 
-def contents(uri):
+def outputs(uri):
+    """Their names in the storage, as they are now; what is read of a job at work may be gone by then."""
     filesystem, root = fsspec.url_to_fs(uri)
     filesystem.invalidate_cache()
-    return {
-        name[len(root) + 1 :]: filesystem.cat_file(name)
-        for name in filesystem.find(root)
-        if "_enhance_ray" not in name
-    }
+    return [name for name in filesystem.find(root) if "_enhance_ray" not in name]
+
+
+def contents(uri):
+    filesystem, root = fsspec.url_to_fs(uri)
+    return {name[len(root) + 1 :]: filesystem.cat_file(name) for name in outputs(uri)}
 
 
 def actors(name="MapWorker.*Worker"):

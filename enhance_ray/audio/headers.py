@@ -129,7 +129,7 @@ def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
     chunks = _chunks(file, 12, f"{order}4sI", b"data")
     file_bytes = file.seek(0, os.SEEK_END)
     body = _described(path, chunks, b"fmt ", 16)
-    coding, channels, rate, _, frame_bytes, _ = struct.unpack_from(f"{order}HHIIHH", body)
+    coding, channels, rate, _, frame_bytes, bits = struct.unpack_from(f"{order}HHIIHH", body)
     if coding == _EXTENSIBLE and len(body) >= 26:
         (coding,) = struct.unpack_from(f"{order}H", body, 24)
     data = chunks.get(b"data")
@@ -143,7 +143,9 @@ def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
         size = there
     subtype = _RAW_SUBTYPES.get((coding, frame_bytes // max(channels, 1)))
     raw = None
-    if data and subtype and frame_bytes:
+    is_misleading = remark is not None or order == ">"
+    # Where libraries refuse the rest of the header, its description of the samples has to be in order.
+    if data and subtype and (is_misleading or bits * channels == 8 * frame_bytes):
         whole = min(size, there) // frame_bytes * frame_bytes
         raw = RawSamples(
             start=data.start, size=whole, subtype=subtype, is_big_endian=order == ">", remark=remark
@@ -158,7 +160,7 @@ def _wav_header(file: CallbackFile, path: str, order: str) -> ChunkHeader:
         missing_bytes=_missing(path, data, size, file_bytes),
         block_bytes=frame_bytes,
         raw=raw,
-        is_misleading=remark is not None or order == ">",
+        is_misleading=is_misleading,
     )
 
 
@@ -195,7 +197,7 @@ def _aiff_header(file: CallbackFile, path: str) -> ChunkHeader:
     file_bytes = file.seek(0, os.SEEK_END)
     body = _described(path, chunks, b"COMM", 18)
     # The rate is an 80-bit IEEE 754 number: sign and exponent, then the mantissa with its leading one.
-    channels, bits, exponent, mantissa = struct.unpack_from(">H4xHHQ", body)
+    channels, frames, bits, exponent, mantissa = struct.unpack_from(">HIHHQ", body)
     coding = body[18:22] or b"NONE"
     samples = chunks.get(b"SSND")
     size = samples.size if samples else 0
@@ -204,16 +206,19 @@ def _aiff_header(file: CallbackFile, path: str) -> ChunkHeader:
     told = 0 if size <= _SSND_HEAD else size
     if samples and there > _SSND_HEAD and _says_nothing(file, samples.start, told, there, ">4sI"):
         announced, found = max(0, size - _SSND_HEAD), there - _SSND_HEAD
+        # Another chunk may still say how many they are.
+        described = frames * channels * -(-bits // 8)
+        found = described if 0 < described < found else found
         remark = (
             f"its header announces {announced:,} bytes of samples, and {found:,} are there: all were read"
         )
-        size = there
+        size = found + _SSND_HEAD
     subtype = _AIFF_SUBTYPES.get(coding) or f"PCM_{'S' if bits <= 8 else ''}{-(-bits // 8) * 8}"
     if remark and channels and (coding in _AIFF_SUBTYPES or coding in (b"NONE", b"twos", b"sowt")):
         start = samples.start + _SSND_HEAD if samples else 0
         raw = RawSamples(
             start=start,
-            size=file_bytes - start,
+            size=size - _SSND_HEAD,
             subtype=subtype,
             is_big_endian=coding != b"sowt",
             remark=remark,

@@ -108,8 +108,8 @@ def choose_track(container: Any, path: str, track: int | str | None) -> tuple[An
         for number, language in enumerate(languages, 1)
     )
     chosen = streams.best("audio")
-    if len(tracks) == 1:
-        return chosen, None
+    if len(tracks) == 1 or chosen is None:
+        return chosen or tracks[0], None
     if track is None:
         number = tracks.index(chosen) + 1
         kinds = f"{len(tracks)} audio tracks ({names})"

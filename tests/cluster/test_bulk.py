@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bulk_corpus import actors, contents, job_state, load_slowly, records
+from bulk_corpus import actors, contents, job_state, load_slowly, outputs, records
 from serving import until
 
 from enhance_ray import audio, cli
@@ -225,7 +225,7 @@ ray.init(address={ray_cluster.address!r}, logging_level="error", log_to_driver=F
 driver.run(BulkConfig(input=sys.argv[1], output=sys.argv[2], flush_seconds=0.2, max_failed=None))
 """
     first = subprocess.Popen([sys.executable, "-c", code, f"{s3}/driver/in", output])
-    until(lambda: contents(output), seconds=60)
+    until(lambda: outputs(output), seconds=60)
     storage_server.stop()
     first.kill()
     assert first.wait() == -signal.SIGKILL

@@ -523,6 +523,11 @@ def test_good_files_of_every_format_are_not_called_damaged(tmp_path, damaged):
 
 def test_damaged_files_are_refused_with_a_reason(tmp_path, damaged):
     for path in damaged.make_damaged(tmp_path, count=90):
+        if "samples_4g" in path.name:  # a size that says nothing: read to its end, with a word
+            with audio.decode(str(path)) as decoder:
+                assert sum(block.shape[1] for block in decoder) == 32_000
+                assert "are there: all were read" in decoder.warning
+            continue
         with pytest.raises(AudioReadError) as caught:
             read(path)
         assert caught.value.path == str(path)

@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from music import jingle
 from torch import nn
 
-from enhance_ray import audio, cli, metrics
+from enhance_ray import audio, cli, metrics, report
 from enhance_ray.dsp.segments import Segment
 from enhance_ray.engine import scores
 from enhance_ray.engine.analysis import Piece
@@ -30,6 +30,7 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
 from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, target_format
 from enhance_ray.options import EnhanceOptions
+from enhance_ray.records import read_records
 
 RATE = 44_100
 SAMPLES = Path(__file__).parents[2] / "samples"

@@ -112,6 +112,8 @@ def test_an_aiff_whose_size_was_never_written_has_all_of_its_samples(frames, sub
     announced = int.from_bytes(content[place : place + 4], "big")
     del content[place + 4 + announced :]  # nothing behind it that could be taken for samples
     content[place : place + 4] = size.to_bytes(4, "big")
+    count = content.index(b"COMM") + 10
+    content[count : count + 4] = bytes(4)  # which is written at the end, too
     got, word = decoded(bytes(content))
     assert got is not None, word
     assert got.shape == (2, frames)
