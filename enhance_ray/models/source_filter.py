@@ -73,7 +73,12 @@ class SourceFilterConfig:
     """Where the guide is louder than this, against the answer that the net would give, it stays as it is, and
     in pauses; None takes the answer everywhere. Not in training, where all of the answer is judged."""
 
+    fill_gain: float = 1.0
+    """Factor of what fills gaps: listeners and PESQ mind what is too much more than what lacks."""
+
     def __post_init__(self) -> None:
+        if not 0 < self.fill_gain <= 1:
+            raise ConfigError("fill_gain", f"must be within (0, 1], got {self.fill_gain}")
         if self.hop * 2 > self.n_fft or self.n_fft % 2 or self.hop < 1:
             raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
         if not _ENVELOPE_BANDS <= self.bands < self.n_fft // 2 + 1:
@@ -137,6 +142,7 @@ class SourceFilterVocoder(nn.Module):
             answer = first + second + third
             if self.config.fill_below_db is not None and not self.training:
                 share = _gaps(sources[0], answer, self.config.fill_below_db)
+                share = self.config.fill_gain * share
                 if cuts is not None:
                     share = share * _above(cuts.to(share), share.shape[1])[..., None]
                 answer = torch.lerp(sources[0], answer, share[..., None])

@@ -113,6 +113,23 @@ def test_filling_leaves_the_guide_where_it_has_all_and_where_it_rests(vocoder):
 
 
 @torch.inference_mode()
+def test_what_fills_can_be_quieter_than_the_net_would_have_it(vocoder):
+    full, half = (
+        SourceFilterVocoder(28, 24, dataclasses.replace(CONFIG, fill_below_db=-10.0, fill_gain=gain)).eval()
+        for gain in (1.0, 0.5)
+    )
+    vocoder.net[-1].bias.data.view(3, -1)[2] = 3.5  # noise at -13 dB
+    features, voice, mel, noise = inputs()
+    for each in (full, half):
+        each.load_state_dict(vocoder.state_dict())
+    loud, quiet = (each(features, voice, mel, noise) for each in (full, half))
+    inner = slice(2000, -2000)
+    guide_again = 2 * quiet - loud  # what is left where nothing is added
+    torch.testing.assert_close(guide_again[:, inner], voice[:, inner], rtol=0, atol=1e-4)
+    assert (loud - quiet)[:, inner].abs().max() > 0.01
+
+
+@torch.inference_mode()
 def test_filling_changes_nothing_below_a_row_s_cut(net):
     """The guide ends at 3 kHz: a cut at 8 kHz leaves what is between as it is, no cut leaves all."""
     net.config = dataclasses.replace(
@@ -187,7 +204,7 @@ def test_the_originals_layout_has_no_place_for_it(net, tmp_path):
         resemble.save(checkpoint.load(tmp_path / "model"), tmp_path / "run")
 
 
-@pytest.mark.parametrize("settings", [{"bands": 8}, {"hidden": 30}, {"n_fft": 400}])
+@pytest.mark.parametrize("settings", [{"bands": 8}, {"hidden": 30}, {"n_fft": 400}, {"fill_gain": 0.0}])
 def test_sizes_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         SourceFilterConfig(**settings)
