@@ -16,12 +16,19 @@ from enhance_ray.audio.encoding import (
     _LibavSink,
     _quantize,
 )
-from enhance_ray.audio.formats import Block, OutputFormat
+from enhance_ray.audio.formats import AudioInfo, Block, OutputFormat, output_format
 from enhance_ray.audio.storage import CallbackFile, explain
 from enhance_ray.errors import AudioWriteError
 
 STREAMED = ("wav", "flac", "mp3", "opus")
 """Values of `EnhanceOptions.format` that can be streamed; an m4a has its index in front of what it lists."""
+
+
+def streamed_format(info: AudioInfo, wanted: str, *, otherwise: str) -> OutputFormat:
+    """`output_format`, or that of ``otherwise`` where it cannot be written in order."""
+    target = output_format(info, wanted)
+    is_streamed = target.container in ("wav", "flac", "mp3") or target.codec == "opus"
+    return target if is_streamed else output_format(info, otherwise)
 
 
 class StreamEncoder:

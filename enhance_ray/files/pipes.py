@@ -15,7 +15,7 @@ import torch
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo, Block
 from enhance_ray.audio.pipes import PipeDecoder, RawFormat
-from enhance_ray.audio.streaming import STREAMED, StreamEncoder
+from enhance_ray.audio.streaming import STREAMED, StreamEncoder, streamed_format
 from enhance_ray.engine.batching import Batcher
 from enhance_ray.engine.restore import Facts, Restoration
 from enhance_ray.enhancer import Enhancer
@@ -138,9 +138,7 @@ def _streamed(info: AudioInfo, wanted: str) -> audio.OutputFormat:
     """The input's format or the one that is asked for, where it can be written in order; else wav."""
     if wanted not in ("keep", *STREAMED):
         raise ConfigError("format", f"a pipe takes {', '.join(STREAMED)}: an {wanted} has its index in front")
-    target = audio.output_format(info, wanted)
-    is_streamed = target.container in ("wav", "flac", "mp3") or target.codec == "opus"
-    return target if is_streamed else audio.output_format(info, "wav")
+    return streamed_format(info, wanted, otherwise="wav")
 
 
 def _bytes(encoder: StreamEncoder, blocks: Iterable[Block]) -> Iterator[bytes]:

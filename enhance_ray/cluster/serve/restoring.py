@@ -26,7 +26,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo
-from enhance_ray.audio.streaming import StreamEncoder
+from enhance_ray.audio.streaming import StreamEncoder, streamed_format
 from enhance_ray.cluster.serve.models import Work
 from enhance_ray.cluster.serve.settings import Limits
 from enhance_ray.engine.analysis import Piece
@@ -128,9 +128,7 @@ def _check_seconds(seconds: float, limits: Limits) -> None:
 
 def answer_format(info: AudioInfo, wanted: str) -> audio.OutputFormat:
     """The format of an answer: the input's or the one asked for; flac where that cannot be streamed."""
-    target = audio.output_format(info, wanted)
-    is_streamed = target.container in ("wav", "flac", "mp3") or target.codec == "opus"
-    return target if is_streamed else audio.output_format(info, "flac")
+    return streamed_format(info, wanted, otherwise="flac")
 
 
 @dataclass(frozen=True, slots=True)
