@@ -17,10 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from enhance_ray import EnhanceOptions, Enhancer, audio, metrics
+from enhance_ray import EnhanceOptions, Enhancer, audio, metrics, report
 from enhance_ray.files import enhance_files, plan_jobs
 from enhance_ray.options import MODEL_RATE
-from enhance_ray.records import Record
+from enhance_ray.records import Record, append_record
 
 RECORDS = "report.jsonl"
 SCORES = ("si_sdr", "pesq_wb", "estoi", "lsd", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
@@ -48,7 +48,7 @@ def main() -> int:
 
     (arguments.out / RECORDS).unlink(missing_ok=True)
     for record in records:
-        records.append(arguments.out / RECORDS, record)
+        append_record(arguments.out / RECORDS, record)
     report.html(arguments.out / "report.html", records, title="Sample recordings")
     Console(width=120).print(score_table(records))
     print(f"Listen and look: {arguments.out / 'report.html'}")

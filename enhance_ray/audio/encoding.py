@@ -334,7 +334,8 @@ class _LibavSink:
         self._stream.codec_context.format = encoder_format
         if target.bit_rate is not None:
             self._stream.bit_rate = _allowed_bit_rate(target.codec, target.bit_rate, file_rate)
-        self._start = source.start if source is not None and target.is_video else 0.0
+        has_clock = source is not None and source.has_video and target.is_video
+        self._start = source.start if source is not None and has_clock else 0.0
         self._copy: _Copy | None = None
         container.metadata.update(tags)
         if source is not None:

@@ -33,7 +33,7 @@ _WRITTEN_SECONDS = 1  # of output at once: meters and encoders make copies, some
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What there is to tell of a recording that was restored, under the names of `report.Record`."""
+    """What there is to tell of a recording that was restored, under the names of `records.Record`."""
 
     seconds: float
     """Length of the recording."""

@@ -69,7 +69,7 @@ OPINIONS = {
 }
 """What records of many recordings carry (`engine.scores`): a small net's estimate of DNSMOS."""
 RECORDED = {**METRICS, **OPINIONS}
-"""Everything that `report.Record.scores` may hold."""
+"""Everything that `records.Record.scores` may hold."""
 
 
 def score(

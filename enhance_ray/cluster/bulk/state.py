@@ -77,7 +77,7 @@ RECORDS = pa.schema(
         ("extra", pa.string()),
     ]
 )
-"""Columns of a table of records: those of `report.Record`, and where the work was done."""
+"""Columns of a table of records: those of `records.Record`, and where the work was done."""
 
 _KEY = ("uri", "member")
 _RUN = "run.json"
