@@ -29,8 +29,8 @@ def read_id3_tags(file: Any) -> dict[str, str]:
         return {}
 
 
-def add_cover(path: Path, container: str, cover: Cover) -> bool:
-    """Put ``cover`` into the complete file at ``path``; False where ``container`` has no place for one.
+def add_cover(path: Path, container: str, cover: Cover) -> None:
+    """Put ``cover`` into the complete file at ``path``, where ``container`` has a place for one.
 
     Raises:
         OSError: the file cannot be changed.
@@ -46,11 +46,8 @@ def add_cover(path: Path, container: str, cover: Cover) -> bool:
             flac.save()
         elif container == "ogg":
             _into_ogg(path, cover)
-        else:
-            return False
     except MutagenError as error:
         raise OSError(f"its cover cannot be written: {error}") from error
-    return True
 
 
 def _into_id3(path: Path, cover: Cover) -> None:

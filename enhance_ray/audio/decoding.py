@@ -520,7 +520,7 @@ class _LibavSource:
         if context.codec.canonical_name == "opus" and self._container.format.name == "ogg":
             # The granule position counts the pre-skip of the identification header too (RFC 7845, 4.5).
             frames -= struct.unpack_from("<H", context.extradata, 10)[0]
-        return max(0, int(frames)) + int(self._lead)
+        return max(0, int(frames)) + self._lead
 
     def _header_seconds(self) -> float | None:
         if self._stream.duration is not None:

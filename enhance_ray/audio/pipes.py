@@ -178,10 +178,9 @@ def unpack(data: bytes, raw: RawFormat) -> Block:
     """Whole samples of all channels as float32 (channel, time), full scale at 1."""
     kind = _TYPES[raw.sample_format]
     if kind[1:] == "i3":
-        pairs = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        order = pairs if kind[0] == "<" else pairs[:, ::-1]
-        wide = np.zeros((len(order), 4), np.uint8)
-        wide[:, 1:] = order
+        triples = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        wide = np.zeros((len(triples), 4), np.uint8)  # the upper three bytes of 32-bit integers
+        wide[:, 1:] = triples if kind[0] == "<" else triples[:, ::-1]
         values = wide.view("<i4")[:, 0] / np.float32(2**31)
     else:
         values = np.frombuffer(data, kind)

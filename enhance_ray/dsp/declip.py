@@ -128,11 +128,10 @@ def _declipped(
 
     frames = framed(channel) * window
     high, low = (framed(marks.float()) > 0.5 for marks in (above, below))
-    touched = (high | low).any(-1)
-    restored = frames.clone()
-    restored[touched] = _sparse(frames[touched], high[touched], low[touched])
+    # All frames that see a sample which was cut off, and no others.
+    touched = (high | low).any(-1).nonzero()[:, 0]
     output = torch.zeros(total)
-    for index, frame in enumerate(restored):
+    for index, frame in zip(touched, _sparse(frames[touched], high[touched], low[touched]), strict=True):
         output[index * hop : index * hop + size] += frame
     output = output[size : size + channel.numel()] * (2 / _OVERLAP)  # Hann windows add up to that
     return torch.where(above | below, output, channel)
@@ -164,9 +163,8 @@ def _sparse(
         found[open_rows] = wave
         spectrum = torch.fft.rfft(wave, points, norm="ortho")
         rest = spectrum - sparse
-        distance = rest.abs().square().sum(-1).sqrt() / spectrum.abs().square().sum(-1).sqrt().clamp_min(
-            1e-12
-        )
+        distance = torch.linalg.vector_norm(rest, dim=-1)
+        distance = distance / torch.linalg.vector_norm(spectrum, dim=-1).clamp_min(1e-12)
         dual[open_rows] = dual[open_rows] + rest
         open_rows = open_rows[distance > _RESIDUAL]
         if not len(open_rows):

@@ -33,7 +33,8 @@ class Piece:
     gains: Tensor
     """(time,): what all of them were divided by before, the gain curve."""
     cuts: Tensor
-    """(channel,): where the band of each ends, in Hz, by all that was heard up to the end of this piece."""
+    """(channel,): where the band of each ends, in Hz, by all that was heard up to the end of this piece;
+    infinite where nothing was cut off, and where no model asks (`Framing.keeps_waves`)."""
 
 
 class Analysis:
@@ -65,11 +66,11 @@ class Analysis:
         self._mono = options.channels == "mono"
         self._name = name
         self._received = 0
-        mends = options.mode == "enhance" and options.declip and framing.keeps_waves
-        self._declipper = Declipper(self._channels, sample_rate) if mends else None
+        shapes = options.mode == "enhance" and framing.keeps_waves
+        self._declipper = Declipper(channels, sample_rate) if shapes and options.declip else None
         self._resampler = StreamingResampler(sample_rate, MODEL_RATE, channels=self.channels)
         self._curve = GainCurve(live=live)
-        self._band = BandMeter(self.channels, sample_rate)
+        self._band = BandMeter(self.channels, sample_rate) if shapes else None
         self._heard = 0  # samples that the band was measured of
         self._waiting = torch.zeros(self.channels, 0)  # for the curve, which looks ahead
         self._layout = framing.layout(options)
@@ -136,15 +137,18 @@ class Analysis:
 
     def _piece(self, segment: Segment, cut: Tensor) -> Piece:
         waveform, gains = cut[:-1], cut[-1]
-        self._band.push(waveform[:, max(0, self._heard - segment.start) :])
-        self._heard = segment.start + waveform.shape[-1]
+        cuts = torch.full((self.channels,), torch.inf)
+        if self._band is not None:
+            self._band.push(waveform[:, max(0, self._heard - segment.start) :])
+            self._heard = segment.start + waveform.shape[-1]
+            cuts = self._band.cuts
         # The denoiser normalises each row by itself: done here before, it can be undone.
         peaks = waveform.abs().amax(-1, keepdim=True).clamp_min(1e-7)
         # A last segment that was moved back onto the grid lacks less than a frame of the others' length.
         whole = self._layout.length if segment.start else waveform.shape[-1]
         padding = self._framing.row_length(whole) - waveform.shape[-1]
         rows = nn.functional.pad(waveform / peaks, (0, padding))
-        return Piece(segment, rows, peaks, gains.clone(), self._band.cuts)
+        return Piece(segment, rows, peaks, gains.clone(), cuts)
 
     def _refuse_non_finite(self, block: Tensor) -> None:
         finite = block.isfinite()

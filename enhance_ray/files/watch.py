@@ -57,27 +57,26 @@ def watch(
     Raises:
         ConfigError: one of them is no local folder, or one lies in the other.
     """
-    places = [Path(folder).absolute() for folder in (source, target)]
-    for folder, given in zip(places, (source, target), strict=True):
+    for given in (source, target):
         if audio.is_remote(str(given)):
             raise ConfigError(str(given), "only a folder of this machine can be watched")
-        if folder == places[0] and not folder.is_dir():
-            raise ConfigError(str(given), "there is no such folder")
-    inside = [one != other and one.is_relative_to(other) for one, other in (places, places[::-1])]
-    if any(inside) or places[0] == places[1]:
+    inputs, outputs = Path(source).absolute(), Path(target).absolute()
+    if not inputs.is_dir():
+        raise ConfigError(str(source), "there is no such folder")
+    if inputs.is_relative_to(outputs) or outputs.is_relative_to(inputs):
         raise ConfigError(str(target), f"must lie outside of {source}, and not above it")
-    places[1].mkdir(parents=True, exist_ok=True)
-    audio.remove_leftovers(places[1])
+    outputs.mkdir(parents=True, exist_ok=True)
+    audio.remove_leftovers(outputs)
     stop = stop or threading.Event()
     sizes: dict[str, tuple[int, float]] = {}
     while not stop.is_set():
-        jobs = _ready(places[0], places[1], options.format, settle, sizes)
+        jobs = _ready(inputs, outputs, options.format, settle, sizes)
         running = enhance_files(
             jobs, enhancer, options, force=True, partial=partial, report_path=report_path, stop=stop
         )
         for record in running:
             if record.status == "failed":
-                _put_aside(record, places[0], places[1] / FAILED)
+                _put_aside(record, inputs, outputs / FAILED)
             yield record
         if not jobs:
             stop.wait(every)
@@ -99,7 +98,7 @@ def _ready(
             sizes[name] = (state.st_size, now)
             since = now
         output = target / _output_name(name[len(str(source)) :].lstrip("/"), wanted)
-        # A clock that goes wrong on another machine makes files of the future, which have settled, too.
+        # What was last changed long ago need not be watched first.
         still = now - since >= settle or (size < 0 and time.time() - state.st_mtime >= settle)
         if state.st_size and still and _is_older(output, state.st_mtime_ns):
             jobs.append(Job(name, str(output)))

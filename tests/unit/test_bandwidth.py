@@ -83,10 +83,10 @@ def test_a_recording_s_pieces_know_the_band_however_it_arrives():
     """And a piece in which nobody speaks knows it from before."""
     narrow = degrade.limit_bandwidth(talk(9), RATE, 8000)
     waveform = torch.from_numpy(np.concatenate([narrow, np.zeros(9 * RATE, np.float32)]))[None]
-    options = EnhanceOptions(segment_seconds=4.0, overlap_seconds=0.5, context_seconds=0.2)
+    options = EnhanceOptions(mode="enhance", segment_seconds=4.0, overlap_seconds=0.5, context_seconds=0.2)
 
     def cuts(sizes):
-        analysis = Analysis(Framing(), RATE, 1, options, name="it")
+        analysis = Analysis(Framing(keeps_waves=True), RATE, 1, options, name="it")
         return [float(piece.cuts[0]) for piece in analysis.pieces(waveform.split(sizes, dim=-1))]
 
     at_once = cuts(waveform.shape[-1])
