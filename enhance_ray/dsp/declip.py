@@ -17,8 +17,6 @@ from torch import Tensor
 
 _BLOCK_SECONDS = 0.5
 """In which a limit is looked for: it may change with the volume."""
-_CHUNK_BLOCKS = 20
-"""That are worked on at once, with one more on either side."""
 _TOLERANCE = 1.5 / 32768
 """By how much samples of a flat top may differ: they may have been rounded to 16 bits since."""
 _RUN, _RUNS, _SAMPLES = 2, 4, 12
@@ -36,38 +34,6 @@ _STEP = 4
 """Partials that are added after each iteration."""
 _RESIDUAL = 0.03
 """Distance of the wave from its sparse self, relative to it, at which the search ends."""
-
-
-class Declipper:
-    """`declip` for a recording that comes in blocks: the same, whatever their lengths."""
-
-    def __init__(self, channels: int, sample_rate: int) -> None:
-        """Begin a recording of ``channels`` at ``sample_rate`` Hz."""
-        self._sample_rate = sample_rate
-        self._margin = _block_size(sample_rate)
-        self._chunk = _CHUNK_BLOCKS * self._margin
-        self._waiting = torch.zeros(channels, 0)
-        self._behind = 0  # samples that wait although they were given back: what comes next looks at them
-
-    def push(self, block: Float[Tensor, "channel time"]) -> Float[Tensor, "channel ready"]:
-        """Take the next samples; give back those that are ready."""
-        self._waiting = torch.cat([self._waiting, block], dim=-1)
-        ready = [self._waiting[:, :0]]
-        while self._waiting.shape[-1] >= self._behind + self._chunk + self._margin:
-            stop = self._behind + self._chunk
-            mended = declip(self._waiting[:, : stop + self._margin], self._sample_rate)
-            ready.append(mended[:, self._behind : stop])
-            self._waiting = self._waiting[:, stop - self._margin :].clone()
-            self._behind = self._margin
-        return torch.cat(ready, dim=-1)
-
-    def finish(self) -> Float[Tensor, "channel rest"]:
-        """Give back what is left."""
-        return declip(self._waiting, self._sample_rate)[:, self._behind :]
-
-
-def _block_size(sample_rate: int) -> int:
-    return max(1, round(_BLOCK_SECONDS * sample_rate))
 
 
 def declip(waveform: Float[Tensor, "channel time"], sample_rate: int) -> Float[Tensor, "channel time"]:
@@ -91,7 +57,7 @@ def limits_of(
 
 
 def _at_limit(channel: Float[Tensor, " time"], sample_rate: int) -> Bool[Tensor, " time"]:
-    size = _block_size(sample_rate)
+    size = max(1, round(_BLOCK_SECONDS * sample_rate))
     marked = torch.zeros_like(channel, dtype=torch.bool)
     for start in range(0, channel.numel(), size):
         block = channel[start : start + size]
