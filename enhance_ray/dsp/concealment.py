@@ -44,7 +44,7 @@ _MOST_ORDER = 1000
 _ITERATIONS = 2
 """Of fitting the prediction, and the gap to it. More of them gain nothing."""
 
-Samples = Float[np.ndarray, "_"]
+Samples = Float[np.ndarray, " _"]
 
 
 def conceal(waveform: Float[Tensor, "channel time"], sample_rate: int) -> Float[Tensor, "channel time"]:
@@ -81,7 +81,7 @@ def gaps_of(channel: Float[Tensor, " time"], sample_rate: int) -> list[tuple[int
     ]
 
 
-def _silenced(samples: Samples, sample_rate: int) -> Bool[np.ndarray, _]:
+def _silenced(samples: Samples, sample_rate: int) -> Bool[np.ndarray, " _"]:
     """Where zeros stand between sounds that neither end nor begin by themselves."""
     least, most = _LEAST_SECONDS * sample_rate, _MOST_SECONDS * sample_rate
     edge, side, around = (
@@ -105,7 +105,7 @@ def _silenced(samples: Samples, sample_rate: int) -> Bool[np.ndarray, _]:
     return lost
 
 
-def _repeated(samples: Samples, sample_rate: int) -> Bool[np.ndarray, _]:
+def _repeated(samples: Samples, sample_rate: int) -> Bool[np.ndarray, " _"]:
     """Where a packet was put once more, be it more quietly."""
     lost = np.zeros(samples.size, bool)
     window = round(_COPY_WINDOW_SECONDS * sample_rate)
@@ -165,7 +165,8 @@ def _predicted(surrounding: Samples, start: int, stop: int, order: int) -> Sampl
 def _autocorrelation(values: Samples, most: int) -> Float[np.ndarray, " lag"]:
     """For lags from 0 to ``most``."""
     spectrum = np.fft.rfft(values, 2 * values.size)
-    return np.fft.irfft(np.square(np.abs(spectrum)), 2 * values.size)[: most + 1]
+    correlation: Samples = np.fft.irfft(np.square(np.abs(spectrum)), 2 * values.size)[: most + 1]
+    return correlation
 
 
 def _sliding_sum(values: Samples, window: int) -> Samples:
@@ -177,6 +178,6 @@ def _rms(values: Samples) -> float:
     return float(np.sqrt(np.square(values).mean())) if values.size else 0.0
 
 
-def _runs(marked: Bool[np.ndarray, _]) -> list[tuple[int, int]]:
+def _runs(marked: Bool[np.ndarray, " _"]) -> list[tuple[int, int]]:
     edges = np.diff(np.pad(marked.astype(np.int8), 1))
     return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True))

@@ -69,7 +69,7 @@ def test_samples_that_arrived_stay_as_they_are(speech, repeat):
 def test_silence_that_was_meant_stays_silent(speech):
     gated = speech.copy()
     for start in range(20_000, 160_000, 20_000):
-        # A noise gate closes within 0.1 s and opens at once; an editor's cut is longer than what a gap may be.
+        # A gate closes within 0.1 s and opens at once; an editor's cut is longer than what a gap may be.
         gated[start : start + 4_400] *= np.linspace(1, 0, 4_400, dtype=np.float32)
         gated[start + 4_400 : start + 6_200] = 0
     gated[60_000:70_000] = 0
