@@ -171,7 +171,8 @@ def _autocorrelation(values: Samples, most: int) -> Float[np.ndarray, " lag"]:
 
 def _sliding_sum(values: Samples, window: int) -> Samples:
     total = np.append(0, values.cumsum())
-    return total[window:] - total[:-window]
+    sums: Samples = total[window:] - total[:-window]
+    return sums
 
 
 def _rms(values: Samples) -> float:
