@@ -34,6 +34,8 @@ _STEP = 4
 """Partials that are added after each iteration."""
 _RESIDUAL = 0.03
 """Distance of the wave from its sparse self, relative to it, at which the search ends."""
+_LOOK_EVERY = 5
+"""Iterations after which that is looked at."""
 
 
 def declip(waveform: Float[Tensor, "channel time"], sample_rate: int) -> Float[Tensor, "channel time"]:
@@ -109,30 +111,36 @@ def _sparse(
     """The sparsest waves that agree with ``frames`` and go beyond them where they are ``high`` or ``low``."""
     size = frames.shape[-1]
     points = _REDUNDANCY * size
-    whole = ~(high | low)
-    found = frames.clone()
-    dual = torch.zeros(len(frames), points // 2 + 1, dtype=torch.complex64)
-    open_rows = torch.arange(len(frames))
+    found = torch.empty_like(frames)
+    rows = torch.arange(len(frames))
+    spectrum = torch.fft.rfft(frames, points, norm="ortho")
+    dual = torch.zeros_like(spectrum)
     for iteration in range(1, _ITERATIONS + 1):
-        spectrum = torch.fft.rfft(found[open_rows], points, norm="ortho")
-        sought = spectrum + dual[open_rows]
-        magnitude = sought.abs()
-        kept = min(iteration * _STEP, magnitude.shape[-1])
-        least = magnitude.topk(kept, dim=-1).values[:, -1:]
-        sparse = torch.where(magnitude >= least, sought, 0)
+        sought = spectrum + dual
+        power = _power(sought)
+        kept = min(iteration * _STEP, power.shape[-1])
+        least = power.topk(kept, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+        sparse = torch.where(power >= least, sought, 0)
         # The transform of zero-padded frames is a tight frame: its inverse, cut, undoes it.
-        wave = torch.fft.irfft(sparse - dual[open_rows], points, norm="ortho")[:, :size]
-        given = frames[open_rows]
-        wave = torch.where(whole[open_rows], given, wave)
-        wave = torch.where(high[open_rows], torch.maximum(wave, given), wave)
-        wave = torch.where(low[open_rows], torch.minimum(wave, given), wave)
-        found[open_rows] = wave
+        wave = torch.fft.irfft(sparse - dual, points, norm="ortho")[:, :size]
+        wave = torch.where(
+            low, torch.minimum(wave, frames), torch.where(high, torch.maximum(wave, frames), frames)
+        )
         spectrum = torch.fft.rfft(wave, points, norm="ortho")
         rest = spectrum - sparse
-        distance = torch.linalg.vector_norm(rest, dim=-1)
-        distance = distance / torch.linalg.vector_norm(spectrum, dim=-1).clamp_min(1e-12)
-        dual[open_rows] = dual[open_rows] + rest
-        open_rows = open_rows[distance > _RESIDUAL]
-        if not len(open_rows):
+        dual += rest
+        if iteration % _LOOK_EVERY and iteration < _ITERATIONS:
+            continue
+        far = _power(rest).sum(-1) > _RESIDUAL**2 * _power(spectrum).sum(-1)
+        found[rows] = wave
+        if not far.any():
             break
+        if not far.all():
+            rows, frames, high, low, spectrum, dual = (
+                values[far] for values in (rows, frames, high, low, spectrum, dual)
+            )
     return found
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()
