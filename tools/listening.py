@@ -112,7 +112,8 @@ def markdown(name: str, folder: Path) -> str:
     return (
         f"## {kind.title}\n\n{kind.text}\n\n"
         f'<div class="players">{players}</div>\n\n'
-        f"![Spectrograms of {kind.title.lower()}, damaged and restored](listen/{name}.webp)\n\n"
+        f'<div class="spectrogram" markdown>\n'
+        f"![Spectrograms of {kind.title.lower()}, damaged and restored](listen/{name}.webp)\n</div>\n\n"
         f"<small>Against the speech as it was: {changes}</small>\n"
     )
 

@@ -4,6 +4,7 @@
 - A file of the repository that a page links to (a model's card, a table of results, a configuration) comes
   with the site below `repository/`, so that no link needs to know where the repository is published.
 - `tools/reference.py` generates the reference, and `tools/listening.py` fills the page to listen.
+- What stands in `<!-- site: ... -->` is shown on the site alone: it may link to pages that are generated.
 
 A link that leads nowhere stops the build, which `make lint` runs.
 """
@@ -31,6 +32,7 @@ PAGES = {
     "SECURITY.md": "security.md",
 }
 """Files of the repository that are pages of the site, and under which names."""
+_SITE_ONLY = re.compile(r"<!-- site: (.*?) -->", re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
@@ -62,6 +64,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links into the repository into links on the site, and fill the page to listen."""
+    if page.file.src_uri in {"index.md", "listen.md"}:
+        page.meta["hide"] = ["navigation"]  # they have no neighbours
     if page.file.src_uri == "listen.md":
         if missing := [name for name in listening.KINDS if not (LISTEN / f"{name}.json").exists()]:
             raise PluginError(f"recordings of {', '.join(missing)} are not made yet: run `make docs`")
@@ -75,7 +79,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         name = _site_name(_below_root(origin, link[1]))
         return posixpath.relpath(name, posixpath.dirname(page.file.src_uri) or ".") + (link[2] or "")
 
-    return _LINK.sub(on_site, markdown)
+    parts = _SITE_ONLY.split(markdown)  # every second one is for the site, and has its links
+    parts[::2] = [_LINK.sub(on_site, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _add(files: Files, config: MkDocsConfig, name: str, text: str) -> None:

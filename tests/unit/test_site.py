@@ -53,5 +53,5 @@ def test_every_sample_on_the_page_has_its_licence_in_the_list_of_samples():
     ],
 )
 def test_links_of_the_repository_lead_to_the_same_place_on_the_site(page, link, on_site):
-    asked = SimpleNamespace(file=SimpleNamespace(src_uri=page))
+    asked = SimpleNamespace(file=SimpleNamespace(src_uri=page), meta={})
     assert site_pages.on_page_markdown(f"[text]({link})", asked, None, None) == f"[text]({on_site})"
