@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import warnings
 from pathlib import Path
 
 import listening
@@ -42,7 +43,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, name in PAGES.items():
         _add(files, config, name, (ROOT / source).read_text(encoding="utf-8"))
         sources[name] = ROOT / source
-    for name, text in reference.pages().items():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's, of what it imports
+        generated = reference.pages()
+    for name, text in generated.items():
         _add(files, config, name, text)
     for path in sorted(LISTEN.glob("*.*")):
         if path.suffix in {".opus", ".webp"}:
