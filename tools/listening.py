@@ -4,7 +4,7 @@
     python tools/listening.py build/listen clipping   # one of them
 
 Everything is made from `samples/` with the models that ship in the package. Each kind gives three sounds
-(`KIND.damaged.opus`, `KIND.restored.opus`, `KIND.clean.opus`), a picture (`KIND.webp`) and scores
+(`KIND.damaged.webm`, `KIND.restored.webm`, `KIND.clean.webm`), a picture (`KIND.webp`) and scores
 (`KIND.json`).
 
 `make docs` makes them, and they are not committed. So a visitor always hears what the packaged models of the
@@ -80,7 +80,7 @@ def make(name: str, enhancer: Enhancer, folder: Path) -> None:
     restored, _ = getattr(enhancer, kind.mode)(damaged, MODEL_RATE)
     scores = {}
     for version, waveform in (("damaged", damaged), ("restored", restored), ("clean", clean)):
-        write_opus(folder / f"{name}.{version}.opus", waveform)
+        write_opus(folder / f"{name}.{version}.webm", waveform)
         scores[version] = metrics.score(waveform[: clean.size], clean, MODEL_RATE, SCORES)
     report.spectrogram_pair(damaged, restored, MODEL_RATE, folder / f"{name}.webp")
     (folder / f"{name}.json").write_text(json.dumps(scores), encoding="utf-8")
@@ -101,7 +101,7 @@ def markdown(name: str, folder: Path) -> str:
     }
     players = "".join(
         f"<figure><figcaption>{label}</figcaption>"
-        f'<audio controls preload="metadata" src="{name}.{version}.opus"></audio></figure>'
+        f'<audio controls preload="metadata" src="{name}.{version}.webm"></audio></figure>'
         for version, label in labels.items()
     )
     scores = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -250,10 +250,13 @@ KINDS = {
 
 
 def write_opus(path: Path, waveform: Waveform) -> None:
-    """Write a waveform (time,) at `MODEL_RATE` as Ogg Opus at `BIT_RATE`."""
+    """Write a waveform (time,) at `MODEL_RATE` as Opus at `BIT_RATE`.
+
+    In WebM, which more browsers play than Ogg, and whose header says how long the sound is.
+    """
     rate = 48_000
     samples = metrics.resample(waveform.astype(np.float32), MODEL_RATE, rate).clip(-1, 1)
-    with av.open(str(path), "w", format="ogg") as container:
+    with av.open(str(path), "w", format="webm") as container:
         stream = container.add_stream("libopus", rate=rate, layout="mono")
         stream.bit_rate = BIT_RATE
         frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")

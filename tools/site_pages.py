@@ -49,7 +49,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in generated.items():
         _add(files, config, name, text)
     for path in sorted(LISTEN.glob("*.*")):
-        if path.suffix in {".opus", ".webp"}:
+        if path.suffix in {".webm", ".webp"}:
             files.append(File.generated(config, f"listen/{path.name}", abs_src_path=str(path)))
     # What pages link to may link further.
     while sources:
