@@ -469,9 +469,7 @@ def python_page() -> str:
                 f"Its fields are [the options of a recording](settings/recording.md#{name.lower()}).\n"
             )
         else:
-            # How a model is loaded comes first, not how networks that are in memory are wrapped.
-            options = "    options: {merge_init_into_class: false}\n" if name == "Enhancer" else ""
-            parts.append(f"::: enhance_ray.{name}\n{options}")
+            parts.append(f"::: enhance_ray.{name}\n")
     parts.append(f"::: enhance_ray.files.{files.plan_jobs.__name__}\n")
     return "\n".join(parts)
 
