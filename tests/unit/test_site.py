@@ -1,6 +1,7 @@
 """The site: the sounds of its page to listen, and how links of the repository become links of the site."""
 
 import re
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,10 @@ import listening
 import numpy as np
 import pytest
 import site_pages
+import yaml
+from packaging.specifiers import SpecifierSet
+
+import enhance_ray
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +60,19 @@ def test_every_sample_on_the_page_has_its_licence_in_the_list_of_samples():
 def test_links_of_the_repository_lead_to_the_same_place_on_the_site(page, link, on_site):
     asked = SimpleNamespace(file=SimpleNamespace(src_uri=page), meta={})
     assert site_pages.on_page_markdown(f"[text]({link})", asked, None, None) == f"[text]({on_site})"
+
+
+def test_the_citation_and_the_changelog_are_of_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == enhance_ray.__version__
+    [newest, *_] = re.findall(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest == enhance_ray.__version__
+
+
+def test_the_workflow_runs_the_checks_on_every_python_that_the_package_supports():
+    [job] = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text())["jobs"].values()
+    supported = SpecifierSet(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    )
+    versions = [f"3.{minor}" for minor in range(30)]
+    assert job["strategy"]["matrix"]["python"] == [each for each in versions if each in supported]
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
