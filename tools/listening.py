@@ -241,8 +241,8 @@ KINDS = {
     ),
     "packets": Kind(
         title="Lost packets",
-        text="A tenth of all packets of 20 ms was lost on the way, in bursts. The packaged models soften the "
-        "edges of the gaps. They do not make up what was said in them.",
+        text="A tenth of all packets of 20 ms was lost on the way, in bursts. The gaps are filled with what "
+        "continues the sound on either side. A word that is gone as a whole stays so.",
         mode="enhance",
         make=gappy,
     ),
