@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from enhance_ray.cli.common import add_command, import_torch, say, write_line
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import add_arguments, from_arguments
 from enhance_ray.records import totals
+from enhance_ray.settings.options import add_arguments, from_arguments
 
 if TYPE_CHECKING:
     from enhance_ray.files import Progress
-    from enhance_ray.options import EnhanceOptions
     from enhance_ray.records import Record
+    from enhance_ray.settings.options import EnhanceOptions
 
 REPORT_NAME = "enhance-ray-report.jsonl"
 """Where records go in an output folder, unless `--report` says another place; `--resume` reads them."""

@@ -29,11 +29,11 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor, nn
 
-from enhance_ray import config as configuration
 from enhance_ray.audio import is_remote
 from enhance_ray.cluster.data import DataConfig, Feed, check_corpus, corpus_for_workers
 from enhance_ray.cluster.session import enter_job_folder, output_place, path_for_workers
 from enhance_ray.errors import ConfigError, EnhanceRayError
+from enhance_ray.settings import trees
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME
 from enhance_ray.training.settings import TrainConfig
@@ -118,7 +118,7 @@ def fit(config: ClusterTrainConfig) -> FitResult:
     cluster = config.cluster
     _check_resources(cluster)
     check_corpus(config.corpus)
-    tree = configuration.to_tree(_as_workers_see_it(config))
+    tree = trees.to_tree(_as_workers_see_it(config))
     storage = output_place(cluster.storage)
     trainer = TorchTrainer(
         _train_on_worker,  # type: ignore[arg-type]
@@ -264,7 +264,7 @@ def _train_on_worker(arguments: dict[str, Any]) -> EnhanceRayError | None:
     """The loop; an error of ours is handed back, because what Ray sees raised it would try again."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     enter_job_folder()
-    config = configuration.from_tree(ClusterTrainConfig, arguments["config"])
+    config = trees.from_tree(ClusterTrainConfig, arguments["config"])
     with tempfile.TemporaryDirectory(prefix="enhance-ray-") as folder:
         context = RayContext(arguments["storage"], Path(folder))
         feed = Feed(

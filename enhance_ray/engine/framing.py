@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enhance_ray.dsp.segments import Layout
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.metrics import METRICS
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 from enhance_ray.training.examples import CorpusConfig
 
 Condition = Literal["noisy", "narrow", "narrow_noisy"]

@@ -21,7 +21,7 @@ from enhance_ray.engine.restore import Facts, Restoration
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
 from enhance_ray.files.plan import target_format
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 STANDARD = "-"
 """What standard input and output are called."""

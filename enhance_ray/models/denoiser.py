@@ -33,7 +33,7 @@ from enhance_ray.dsp.mel import erb_weights
 from enhance_ray.dsp.stft import istft, stft
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.unet import UNet
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 COMPRESSION = 0.3
 """Power of the magnitude in compressed features; Ephrat et al. 2018, arXiv:1804.03619, section 4."""

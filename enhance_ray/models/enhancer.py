@@ -29,7 +29,7 @@ from enhance_ray.models.noise import noise_field
 from enhance_ray.models.source_filter import SourceFilterConfig, SourceFilterVocoder
 from enhance_ray.models.vocoder import Vocoder, VocoderConfig
 from enhance_ray.models.wavenet import VelocityConfig, VelocityField
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

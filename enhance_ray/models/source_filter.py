@@ -30,7 +30,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.autoencoder import ResidualBlock
 from enhance_ray.models.denoiser import band_matrices
 from enhance_ray.models.layers import Conv1d
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 _SOURCES = 3
 _ENVELOPE_BANDS = 32

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from enhance_ray import audio
 from enhance_ray.errors import AudioReadError, ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.degrade import Range, Response, Waveform, direct_path, resample_fft
 from enhance_ray.training.parallel import in_order
 from enhance_ray.training.splits import Split, held_out

@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 from enhance_ray.audio import is_remote
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.bank import Bank, Recordings, StreamedBank, load_bank
 from enhance_ray.training.corpus import load_rirs
 from enhance_ray.training.degrade import (

@@ -14,7 +14,7 @@ from enhance_ray.dsp.mel import erb_weights, slaney_filter_bank
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.discriminators import RESOLUTIONS
 from enhance_ray.models.layers import Total, alone
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 Scores = Mapping[str, Sequence[Tensor]]
 """What `models.discriminators.Discriminator` answers."""

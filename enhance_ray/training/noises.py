@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.bank import Recordings
 from enhance_ray.training.degrade.effect import Range, Waveform, WholeRange, check_probability, draw_whole
 

@@ -9,7 +9,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.discriminators import DiscriminatorConfig
 from enhance_ray.models.enhancer import EnhancerConfig
-from enhance_ray.options import Precision, Solver
+from enhance_ray.settings.options import Precision, Solver
 from enhance_ray.training.examples import CorpusConfig, ExampleConfig
 from enhance_ray.training.learner import OptimizerConfig
 from enhance_ray.training.losses import AutoencoderLossConfig, DenoiserLossConfig

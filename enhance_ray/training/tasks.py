@@ -30,7 +30,7 @@ from enhance_ray.models.discriminators import Discriminator
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
 from enhance_ray.models.flow import Flow
 from enhance_ray.models.layers import Total, alone
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 from enhance_ray.training.context import TrainContext
 from enhance_ray.training.draws import flow_draws, prior_noise, vocoder_noise
 from enhance_ray.training.examples import Banks, Batch, Part, make_clean

@@ -16,7 +16,7 @@ from enhance_ray.cluster import evaluate
 from enhance_ray.cluster.evaluate import EvaluateClusterConfig, EvaluateJobConfig
 from enhance_ray.errors import ConfigError
 from enhance_ray.evaluation import SystemConfig
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 
 @pytest.fixture

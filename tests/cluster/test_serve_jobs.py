@@ -16,7 +16,7 @@ from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.settings import JobsConfig, ServeConfig
 from enhance_ray.engine.framing import Framing
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 SHOWS = "s3://tests/shows/"
 

@@ -20,8 +20,8 @@ from enhance_ray import checkpoint, cli, compat
 from enhance_ray.checkpoint import ModelConfig
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerNet
-from enhance_ray.options import EnhanceOptions
 from enhance_ray.records import read_records
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 SAMPLES = Path(__file__).parents[2] / "samples"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import EnhanceOptions, Precision
+from enhance_ray.settings.options import EnhanceOptions, Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

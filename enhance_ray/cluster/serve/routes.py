@@ -25,7 +25,7 @@ from enhance_ray.cluster.serve import reading, refusals
 from enhance_ray.cluster.serve.api import Ingress
 from enhance_ray.cluster.serve.jobs import Job, Order
 from enhance_ray.cluster.serve.refusals import RequestError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 WEB = Path(__file__).parent / "web"
 PAGE_HEADERS = {

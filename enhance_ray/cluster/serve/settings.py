@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import Precision
+from enhance_ray.settings.options import Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

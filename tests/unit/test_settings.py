@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from enhance_ray import config
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings import trees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,15 @@ class Outer:
 def read(text: str, tmp_path: Path, *overrides: str) -> Outer:
     path = tmp_path / "settings.yaml"
     path.write_text(text)
-    return config.load(Outer, path, overrides)
+    return trees.load(Outer, path, overrides)
 
 
 def test_what_is_written_survives_reading_again(tmp_path):
     settings = read(
         "name: a\nlimit: 3\ntags: [x, y]\ninner: {rate: 1}\nby_name: {b: {bounds: [3, 4]}}", tmp_path
     )
-    config.save(settings, tmp_path / "again.yaml")
-    assert config.load(Outer, tmp_path / "again.yaml") == settings
+    trees.save(settings, tmp_path / "again.yaml")
+    assert trees.load(Outer, tmp_path / "again.yaml") == settings
     assert settings.inner.rate == 1.0
     assert settings.by_name["b"].bounds == (3, 4)
 
@@ -93,4 +93,4 @@ def test_a_malformed_override_is_named(override, tmp_path):
 
 def test_an_absent_file_is_named():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
-        config.load(Outer, "nowhere.yaml")
+        trees.load(Outer, "nowhere.yaml")

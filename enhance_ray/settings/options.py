@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import yaml
 
-from enhance_ray import config
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings import trees
 
 MODEL_RATE = 44_100
 """Rate in Hz at which the models work, and at which outputs are written unless another one is asked for."""
@@ -227,7 +227,7 @@ def from_arguments(parsed: argparse.Namespace, base: EnhanceOptions | None = Non
     """
     names = {option.name for option in dataclasses.fields(EnhanceOptions)}
     given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
-    return config.from_tree(EnhanceOptions, {**config.to_tree(base or EnhanceOptions()), **given}, "options")
+    return trees.from_tree(EnhanceOptions, {**trees.to_tree(base or EnhanceOptions()), **given}, "options")
 
 
 def _metavar(kind: Any) -> str:

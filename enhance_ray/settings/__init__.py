@@ -1,0 +1,1 @@
+"""What the package can be told: options of a recording, and how settings are read and written."""
