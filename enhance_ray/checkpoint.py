@@ -32,6 +32,7 @@ from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
 from enhance_ray.settings import trees
+from enhance_ray.settings.schema import settings
 
 Net = TypeVar("Net", Denoiser, EnhancerNet)
 
@@ -64,7 +65,7 @@ _STATE_KEYS = {"examples", "weights", "learners", "others"}
 """Of a training's state, which `training.loop` writes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class ModelConfig:
     """What `config.yaml` of a model folder says."""
 

@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings import trees
+from enhance_ray.settings.schema import readable
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
+@readable
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """The outcome of one input."""

@@ -17,7 +17,6 @@ import pickle
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -36,6 +35,7 @@ from enhance_ray.models.vocoder import VocoderConfig
 from enhance_ray.models.wavenet import VelocityConfig
 from enhance_ray.settings import trees
 from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.schema import settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _HPARAMS, _LATEST = "hparams.yaml", "ds/G/latest"
 _HUB_FOLDER = "enhancer_stage2"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class HyperParameters:
     """`hparams.yaml`: its keys and defaults (spec 1.3)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from enhance_ray.cluster.session import output_place, path_for_workers
 from enhance_ray.errors import ConfigError
 from enhance_ray.evaluation import EvaluateConfig, Item, Outcome, Row, Scorer, page
 from enhance_ray.evaluation.examples import Choice, Excerpt, excerpt
+from enhance_ray.settings.ranges import Count, NotNegative, Positive
+from enhance_ray.settings.schema import settings
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class EvaluateClusterConfig:
     """What an evaluation may use, and where its outcome goes.
 
@@ -29,23 +31,21 @@ class EvaluateClusterConfig:
         ConfigError: a value is out of its range.
     """
 
-    actors: int = 1
+    actors: Count = 1
     """Copies of the models."""
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
+    cpus_per_actor: Positive = 1.0
+    gpus_per_actor: NotNegative = 0.0
     output: str | None = None
     """Folder or URI for the rows, as Parquet."""
     report: str | None = None
     """Path or URI for the page."""
 
     def __post_init__(self) -> None:
-        if self.actors < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
-            raise ConfigError("actors, cpus_per_actor, gpus_per_actor", "must be positive, GPUs may be 0")
         if self.report is not None and not self.report.endswith(".html"):
             raise ConfigError("report", f"must end in .html, got '{self.report}'")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class EvaluateJobConfig(EvaluateConfig):
     """An evaluation, and where it runs."""
 

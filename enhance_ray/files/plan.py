@@ -17,7 +17,7 @@ from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
 from enhance_ray.records import Record, read_records
 from enhance_ray.settings import trees
-from enhance_ray.settings.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions, Output
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Job:
     output: str
 
 
-def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -> list[Job]:
+def plan_jobs(source: str, target: str, options: Output | None = None) -> list[Job]:
     """What ``source`` and ``target`` mean: the jobs of one command.
 
     Args:
@@ -52,7 +52,7 @@ def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -
         ConfigError: a list cannot be read, nothing was found, the one input does not exist, an output would
             replace an input, two jobs ask for one output, or a storage does not answer or let in.
     """
-    wanted = (options or EnhanceOptions()).format
+    wanted = (options or Output()).format
     if source.startswith("@") or source.endswith(".jsonl"):
         listed = _read_list(source.removeprefix("@"))
         jobs = _jobs_into_folder(listed, _common_folder(list(listed)), target, wanted)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import typing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
+from annotated_types import Ge, Interval
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.settings import trees
+from enhance_ray.settings import messages
+from enhance_ray.settings.ranges import Count, Name, NotNegative, Share, Whole
+from enhance_ray.settings.schema import option, settings
 
 MODEL_RATE = 44_100
 """Rate in Hz at which the models work, and at which outputs are written unless another one is asked for."""
-
-_LEAST_RATE, _MOST_RATE = 4_000, 384_000
 
 Precision = Literal["auto", "fp32", "bf16"]
 """What the models compute in; "auto" is bf16 where the processor computes in it natively."""
@@ -33,210 +30,166 @@ QUALITIES: dict[Quality, tuple[Solver, int]] = {
 """Solver and evaluations by one word; ``best`` is the original's setting."""
 
 
-def _option(
-    default: Any,
-    text: str,
-    *,
-    alias: str | None = None,
-    enhances: bool = False,
-    least: float | None = None,
-    most: float | None = None,
-) -> Any:
-    """A field whose help text every user interface shows.
+@settings(slots=False)
+class Chain:
+    """Which models run."""
 
-    Args:
-        default: of the field.
-        text: what it does.
-        alias: another name that command lines take, that of the original.
-        enhances: it concerns the enhancer alone.
-        least: smallest number that it may be.
-        most: largest; where there is one, there is a smallest.
-    """
-    known = {"help": text, "alias": alias, "enhances": enhances, "least": least, "most": most}
-    return field(default=default, metadata=known)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnhanceOptions:
-    """The only place where these names, ranges, defaults and explanations are written.
-
-    Everything here changes the sound; what does not (device, batch size, threads) is an argument
-    of `enhancer.Enhancer` and `files.enhance_files`.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    mode: Literal["denoise", "enhance"] = _option(
-        "denoise", "what is run: the denoiser alone, or the whole chain"
+    mode: Literal["denoise", "enhance"] = option(
+        default="denoise", text="what is run: the denoiser alone, or the whole chain"
     )
-    nfe: int | None = _option(
-        None,
-        "evaluations of the velocity field for each segment, 1 to 1024; time grows with it;"
+
+
+@settings(slots=False)
+class Sampling:
+    """How the enhancer draws speech from its flow."""
+
+    nfe: Annotated[int, Interval(ge=1, le=1024)] | None = option(
+        default=None,
+        text="evaluations of the velocity field for each segment; time grows with it;"
         " without one, what the quality or else the model says",
         enhances=True,
-        least=1,
-        most=1024,
     )
-    solver: Solver | None = _option(  # noqa: RUF009 - the same as every other field
-        None, "how the flow is integrated; without one, what the quality says, or midpoint", enhances=True
-    )
-    quality: Quality | None = _option(  # noqa: RUF009 - the same as every other field
-        None, "4, 16 or 64 evaluations with the solver that suits them, in one word", enhances=True
-    )
-    denoise_strength: float = _option(
-        1.0,
-        "share of the denoised sound in what guides the enhancer, 0 to 1",
-        alias="lambd",
+    solver: Solver | None = option(
+        default=None,
+        text="how the flow is integrated; without one, what the quality says, or midpoint",
         enhances=True,
-        least=0,
-        most=1,
     )
-    prior_temperature: float | None = _option(
-        None,
-        "share of noise in where generation starts, 0 to 1: more invents more;"
+    quality: Quality | None = option(
+        default=None,
+        text="4, 16 or 64 evaluations with the solver that suits them, in one word",
+        enhances=True,
+    )
+    denoise_strength: Share = option(
+        default=1.0,
+        text="share of the denoised sound in what guides the enhancer",
+        original="lambd",
+        enhances=True,
+    )
+    prior_temperature: Share | None = option(
+        default=None,
+        text="share of noise in where generation starts: more invents more;"
         " without one, what the model recommends",
-        alias="tau",
-        enhances=True,
-        least=0,
-        most=1,
-    )
-    seed: int = _option(0, "of the noise that generation starts from, 0 or more", enhances=True, least=0)
-    declip: bool = _option(
-        True,
-        "make anew what was cut off because it was too loud, before all else; for models that shape what"
-        " comes in, as the packaged one",
+        original="tau",
         enhances=True,
     )
-    strength: float = _option(
-        1.0,
-        "share of the processed sound in the output, 0 to 1; the rest is the input (wet/dry)",
-        least=0,
-        most=1,
-    )
-    guard: bool = _option(
-        False,
-        "keep the denoised sound where the enhancer says something else, and the original where there is"
-        " music or the denoiser takes speech away",
-    )
-    channels: Literal["keep", "mono"] = _option("keep", "keep every channel, or mix down to one first")
-    loudness: float | Literal["keep"] = _option(
-        "keep", "integrated loudness of the output in LUFS, -70 to 0 (podcasts: -16); keep leaves it"
-    )
-    peak_limit: float = _option(
-        -1.0,
-        "highest true peak in dBTP that a loudness target may lead to; beyond it peaks are limited",
-        least=-20,
-        most=0,
-    )
-    format: Literal["keep", "wav", "flac", "mp3", "opus", "m4a"] = _option(
-        "keep",
-        "container and codec of output files; keep takes the input's, or wav where that has no encoder",
-    )
-    rate: int | Literal["keep"] = _option(
-        MODEL_RATE,
-        "sample rate of the output in Hz, 4000 to 384000; keep takes the input's",
-    )
-    audio_track: int | str | None = _option(
-        None,
-        "of files with several sounds the number of one, from 1, or the language of one (eng);"
-        " without one, what players choose",
-    )
-    segment_seconds: float = _option(
-        30.0, "longest piece that the model sees at once, in seconds; memory grows with it"
-    )
-    overlap_seconds: float = _option(1.0, "length of the cross-fade between two segments, in seconds")
-    context_seconds: float = _option(
-        0.5, "margin that is computed and thrown away at each inner edge of a segment, in seconds"
-    )
+    seed: Whole = option(default=0, text="of the noise that generation starts from", enhances=True)
 
     def sampling(self, recommended: int) -> tuple[Solver, int]:
         """The solver and its evaluations, for a model that recommends so many."""
         solver, nfe = QUALITIES[self.quality] if self.quality else ("midpoint", recommended)
         return self.solver or solver, self.nfe or nfe
 
+
+@settings(slots=False)
+class Treatment:
+    """What is done to the sound around the models."""
+
+    declip: bool = option(
+        default=True,
+        text="make anew what was cut off because it was too loud, before all else; for models that shape what"
+        " comes in, as the packaged one",
+        enhances=True,
+    )
+    strength: Share = option(
+        default=1.0, text="share of the processed sound in the output; the rest is the input (wet/dry)"
+    )
+    guard: bool = option(
+        default=False,
+        text="keep the denoised sound where the enhancer says something else, and the original where there is"
+        " music or the denoiser takes speech away",
+    )
+
+
+@settings(slots=False)
+class Output:
+    """What is written."""
+
+    channels: Literal["keep", "mono"] = option(
+        default="keep", text="keep every channel, or mix down to one first"
+    )
+    loudness: Annotated[float, Interval(ge=-70, le=0)] | Literal["keep"] = option(
+        default="keep", text="integrated loudness of the output in LUFS (podcasts: -16); keep leaves it"
+    )
+    peak_limit: Annotated[float, Interval(ge=-20, le=0)] = option(
+        default=-1.0,
+        text="highest true peak in dBTP that a loudness target may lead to; beyond it peaks are limited",
+    )
+    format: Literal["keep", "wav", "flac", "mp3", "opus", "m4a"] = option(
+        default="keep",
+        text="container and codec of output files; keep takes the input's, or wav where that has no encoder",
+    )
+    rate: Annotated[int, Interval(ge=4_000, le=384_000)] | Literal["keep"] = option(
+        default=MODEL_RATE, text="sample rate of the output in Hz; keep takes the input's"
+    )
+
     def output_rate(self, sample_rate: int) -> int:
         """Of what comes of a recording at ``sample_rate``, both in Hz."""
         return sample_rate if self.rate == "keep" else self.rate
 
-    def __post_init__(self) -> None:
-        for option in dataclasses.fields(self):
-            value, least, most = getattr(self, option.name), option.metadata["least"], option.metadata["most"]
-            if value is not None and most is not None and not least <= value <= most:
-                raise ConfigError(option.name, f"must be within [{least}, {most}], got {value}")
-        if self.rate != "keep" and not _LEAST_RATE <= self.rate <= _MOST_RATE:
-            raise ConfigError(
-                "rate", f"must be 'keep' or within [{_LEAST_RATE}, {_MOST_RATE}], got {self.rate}"
-            )
-        track = self.audio_track
-        if (isinstance(track, int) and track < 1) or track == "":
-            raise ConfigError("audio_track", f"expected a number from 1, or a language, got {track!r}")
-        if self.seed < 0:
-            raise ConfigError("seed", f"must not be negative, got {self.seed}")
-        if self.loudness != "keep" and not -70 <= self.loudness <= 0:
-            raise ConfigError("loudness", f"must be 'keep' or within [-70, 0] LUFS, got {self.loudness}")
-        if self.overlap_seconds < 0 or self.context_seconds < 0:
-            raise ConfigError("overlap_seconds, context_seconds", "must not be negative")
-        if (
-            self.segment_seconds < 3 * (self.overlap_seconds + 2 * self.context_seconds)
-            or self.segment_seconds < 1
-        ):
-            raise ConfigError(
-                "segment_seconds",
-                "must be at least 1 and three times overlap_seconds + 2 context_seconds,"
-                f" got {self.segment_seconds}",
-            )
+
+@settings(slots=False)
+class Input:
+    """What is read."""
+
+    audio_track: Count | Name | None = option(
+        default=None,
+        text="of files with several sounds the number of one, or the language of one (eng);"
+        " without one, what players choose",
+    )
 
 
-def add_arguments(parser: Any, *, enhances: bool, skip: typing.Collection[str] = ("mode",)) -> None:
-    """Give ``parser``, or a group of one, an argument for each option.
-
-    Args:
-        parser: of argparse.
-        enhances: those of the enhancer, too.
-        skip: options that are told in another way.
-    """
-    hints = typing.get_type_hints(EnhanceOptions)
-    for option in dataclasses.fields(EnhanceOptions):
-        if option.name in skip or (option.metadata["enhances"] and not enhances):
-            continue
-        alias = option.metadata["alias"]
-        text: str = option.metadata["help"]
-        flag = f"--{option.name.replace('_', '-')}"
-        if hints[option.name] is bool:
-            switch = argparse.BooleanOptionalAction
-            parser.add_argument(flag, dest=option.name, action=switch, default=None, help=text)
-            continue
-        if option.default is not None:
-            text += f" (default: {option.default})"
-        parser.add_argument(
-            flag,
-            *([f"--{alias}"] if alias else []),
-            dest=option.name,
-            type=yaml.safe_load,
-            metavar=_metavar(hints[option.name]),
-            help=text.replace("%", "%%"),
-        )
-
-
-def from_arguments(parsed: argparse.Namespace, base: EnhanceOptions | None = None) -> EnhanceOptions:
-    """The options of a command line; what it does not say is as in ``base``, or by default.
+@settings(slots=False)
+class Segments:
+    """Into what long recordings are cut.
 
     Raises:
-        ConfigError: a value is of the wrong type or out of its range.
+        ConfigError: segments are too short for their margins.
     """
-    names = {option.name for option in dataclasses.fields(EnhanceOptions)}
-    given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
-    return trees.from_tree(EnhanceOptions, {**trees.to_tree(base or EnhanceOptions()), **given}, "options")
+
+    segment_seconds: Annotated[float, Ge(1)] = option(
+        default=30.0, text="longest piece that the model sees at once, in seconds; memory grows with it"
+    )
+    overlap_seconds: NotNegative = option(
+        default=1.0, text="length of the cross-fade between two segments, in seconds"
+    )
+    context_seconds: NotNegative = option(
+        default=0.5,
+        text="margin that is computed and thrown away at each inner edge of a segment, in seconds",
+    )
+
+    def __post_init__(self) -> None:
+        least = 3 * (self.overlap_seconds + 2 * self.context_seconds)
+        if self.segment_seconds < least:
+            raise ConfigError(
+                "segment_seconds",
+                f"must be at least three times overlap_seconds + 2 context_seconds, which is {least:g},"
+                f" got {self.segment_seconds:g}",
+            )
 
 
-def _metavar(kind: Any) -> str:
-    choices = []
-    for part in typing.get_args(kind) or (kind,):
-        if part is str:
-            choices.append("WORD")
-        elif part in (float, int):
-            choices.append("X" if part is float else "N")
-        elif part is not type(None):
-            choices += map(str, typing.get_args(part) or (part,))
-    return "|".join(choices)
+# Fields are in the order from the last of these to the first: that of help texts, records and jobs.
+@settings(slots=False)
+class EnhanceOptions(Segments, Input, Output, Treatment, Sampling, Chain):
+    """All that changes the sound: the only place where these names, ranges, defaults and texts are written.
+
+    What does not change it (device, batch size, threads) is an argument of `enhancer.Enhancer` and
+    `files.enhance_files`. What needs a part of it alone, such as a model, takes that part.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+
+ALIASES: dict[str, str] = {
+    alias: field.name for field in dataclasses.fields(EnhanceOptions) if (alias := field.metadata["original"])
+}
+"""Options by the other names that users may give them."""
+
+
+def explanation(field: dataclasses.Field[Any]) -> str:
+    """What an option does, its range, and its default if it has one."""
+    known = [messages.span(messages.hints(EnhanceOptions)[field.name])]
+    if field.default is not None and not isinstance(field.default, bool):
+        known.append(f"default: {field.default}")
+    facts = "; ".join(filter(None, known))
+    return f"{field.metadata['description']} ({facts})" if facts else str(field.metadata["description"])

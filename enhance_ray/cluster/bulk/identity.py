@@ -29,10 +29,12 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.precision import resolve_precision
 from enhance_ray.settings import trees
 from enhance_ray.settings.options import Precision
+from enhance_ray.settings.schema import readable
 
 _FORMAT = 2
 
 
+@readable
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fingerprint:
     """What decides the sound: outputs of one job have one."""
