@@ -43,11 +43,7 @@ STEPS_PER_DATASET = 1024
 
 @settings
 class DataConfig:
-    """How examples are made on the cluster.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """How examples are made on the cluster."""
 
     tasks: Whole = 2
     """Tasks at once for each worker, a CPU each; 0 makes examples in the worker itself, between steps."""

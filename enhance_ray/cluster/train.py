@@ -49,11 +49,7 @@ BOARD = "board"
 
 @settings
 class ClusterConfig:
-    """Where a training runs, and what it may cost.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """Where a training runs, and what it may cost."""
 
     storage: str = "runs"
     """Folder that all nodes see, or a URI such as s3://bucket/runs, for checkpoints and curves."""

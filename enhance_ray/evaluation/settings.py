@@ -69,11 +69,7 @@ class SystemConfig:
 
 @settings
 class PageConfig:
-    """What the page shows beside its tables.
-
-    Raises:
-        ConfigError: a value is out of its range, or no metric.
-    """
+    """What the page shows beside its tables."""
 
     charts: tuple[MetricName, ...] = ("pesq_wb", "estoi", "dnsmos_ovrl", "lsd")
     """Metrics drawn over noise, reverberation, bandwidth and the table's numbers, where they are measured."""

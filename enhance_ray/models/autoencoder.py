@@ -24,11 +24,7 @@ _DILATIONS = (1, 2, 4, 8)
 
 @settings
 class AutoencoderConfig:
-    """Sizes of the autoencoder. The defaults are the original's.
-
-    Raises:
-        ConfigError: a size is out of its range.
-    """
+    """Sizes of the autoencoder. The defaults are the original's."""
 
     latent: Count = 64
     """Channels of the latent."""

@@ -57,11 +57,7 @@ _FAINT_SECONDS = 3.0
 
 @settings
 class DenoiserConfig:
-    """Sizes of a denoiser. The defaults are the original's.
-
-    Raises:
-        ConfigError: a size is out of its range.
-    """
+    """Sizes of a denoiser. The defaults are the original's."""
 
     n_fft: Count = 1680
     """Window and transform length in samples; more than half of it is the shortest input."""

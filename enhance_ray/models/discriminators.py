@@ -25,11 +25,7 @@ RESOLUTIONS = ((100, 400, 512), (256, 1024, 1024), (512, 2048, 2048))
 
 @settings
 class DiscriminatorConfig:
-    """Sizes of the discriminators. The defaults are the original's.
-
-    Raises:
-        ConfigError: a size is out of its range.
-    """
+    """Sizes of the discriminators. The defaults are the original's."""
 
     periods: tuple[Annotated[int, Ge(2)], ...] = (2, 3, 7, 13, 17)
     """Columns of the folded waveform."""

@@ -38,11 +38,7 @@ from enhance_ray.settings.schema import settings
 
 @settings
 class EnhancerConfig:
-    """Sizes of the enhancer, its denoiser apart. The defaults are the original's.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """Sizes of the enhancer, its denoiser apart. The defaults are the original's."""
 
     mels: Count = 128
     """Bands of the mel spectrogram."""

@@ -54,11 +54,7 @@ _PAUSE = 2.5e-6
 
 @settings
 class SourceFilterConfig:
-    """Sizes of the source-filter vocoder.
-
-    Raises:
-        ConfigError: a size is out of its range.
-    """
+    """Sizes of the source-filter vocoder."""
 
     n_fft: int = 1680
     """Window and transform length in samples."""

@@ -40,11 +40,7 @@ _CACHED_SAMPLES = 4096
 
 @settings
 class VocoderConfig:
-    """Sizes of the vocoder. The defaults are the original's.
-
-    Raises:
-        ConfigError: a size is out of its range.
-    """
+    """Sizes of the vocoder. The defaults are the original's."""
 
     channels: Count = 96
     """Channels at every rate."""

@@ -17,40 +17,31 @@ from collections.abc import Iterable
 from typing import Annotated, cast
 
 import torch
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, MultipleOf, Predicate
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enhance_ray.errors import ConfigError
 from enhance_ray.models import kernels
 from enhance_ray.models.layers import Conv1d
-from enhance_ray.settings.ranges import Count
+from enhance_ray.settings.ranges import Count, Words
 from enhance_ray.settings.schema import settings
 
 
 @settings
 class VelocityConfig:
-    """Sizes of the velocity field. The defaults are the original's.
-
-    Raises:
-        ConfigError: a size is out of its range.
-    """
+    """Sizes of the velocity field. The defaults are the original's."""
 
     hidden: Count = 512
     """Channels of a layer's input."""
     layers: Count = 30
     """Gated layers."""
-    kernel: Count = 3
+    kernel: Annotated[int, Ge(1), Predicate(lambda taps: taps % 2), Words("an odd number from 1 on")] = 3
     """Taps of the dilated convolutions; odd."""
     dilation_cycle: Count = 5
     """Dilations double from layer to layer and start again after as many."""
     time_channels: Annotated[int, Ge(4), MultipleOf(2)] = 128
     """Length of the embedding of time; even."""
-
-    def __post_init__(self) -> None:
-        if self.kernel % 2 == 0:
-            raise ConfigError("kernel", f"must be odd, got {self.kernel}")
 
 
 class Layer(nn.Module):

@@ -30,7 +30,7 @@ QUALITIES: dict[Quality, tuple[Solver, int]] = {
 """Solver and evaluations by one word; ``best`` is the original's setting."""
 
 
-@settings(slots=False)
+@settings
 class Chain:
     """Which models run."""
 
@@ -39,7 +39,7 @@ class Chain:
     )
 
 
-@settings(slots=False)
+@settings
 class Sampling:
     """How the enhancer draws speech from its flow."""
 
@@ -80,7 +80,7 @@ class Sampling:
         return self.solver or solver, self.nfe or nfe
 
 
-@settings(slots=False)
+@settings
 class Treatment:
     """What is done to the sound around the models."""
 
@@ -100,7 +100,7 @@ class Treatment:
     )
 
 
-@settings(slots=False)
+@settings
 class Output:
     """What is written."""
 
@@ -127,7 +127,7 @@ class Output:
         return sample_rate if self.rate == "keep" else self.rate
 
 
-@settings(slots=False)
+@settings
 class Input:
     """What is read."""
 
@@ -138,7 +138,7 @@ class Input:
     )
 
 
-@settings(slots=False)
+@settings
 class Segments:
     """Into what long recordings are cut.
 
@@ -168,7 +168,7 @@ class Segments:
 
 
 # Fields are in the order from the last of these to the first: that of help texts, records and jobs.
-@settings(slots=False)
+@settings
 class EnhanceOptions(Segments, Input, Output, Treatment, Sampling, Chain):
     """All that changes the sound: the only place where these names, ranges, defaults and texts are written.
 

@@ -12,7 +12,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings import messages
@@ -41,22 +41,29 @@ def option(*, default: Any, text: str, original: str | None = None, enhances: bo
     return dataclasses.field(default=default, metadata=known)
 
 
-@overload
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, option))
-def settings(cls: type[T], /) -> type[T]: ...
-@overload
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, option))
-def settings(*, slots: bool = True) -> Callable[[type[T]], type[T]]: ...
-def settings(cls: type[Any] | None = None, /, *, slots: bool = True) -> Any:
-    """Make ``cls`` a group of settings. Its `__post_init__`, if it has one, checks fields against each other.
+def settings(cls: type[T]) -> type[T]:
+    """Make ``cls``, with annotated fields and defaults for most, a group of settings.
 
-    Args:
-        cls: with annotated fields, and defaults for most.
-        slots: without a dict for each instance; not for classes that are inherited from beside others.
+    Its `__post_init__`, if it has one, checks fields against each other. A call raises `ConfigError` for an
+    unknown field and for a value that is not of the field's type or out of its range.
     """
-    if cls is None:
-        return functools.partial(_declared, slots=slots)
-    return _declared(cls, slots=slots)
+    if "__post_init__" in vars(cls):
+        cls.__post_init__ = _told_to_pydantic(cls.__post_init__)  # type: ignore[attr-defined]
+    made: Any = readable(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+    made.__signature__ = inspect.signature(made)
+
+    def __init__(self: Any, /, **values: Any) -> None:  # noqa: N807
+        from pydantic import ValidationError
+        from pydantic_core import ArgsKwargs
+
+        try:
+            adapter(made).validator.validate_python(ArgsKwargs((), values), self_instance=self)
+        except ValidationError as error:
+            raise messages.explained(error, made, values) from None
+
+    made.__init__ = __init__
+    return typing.cast(type[T], made)
 
 
 def readable(cls: type[T]) -> type[T]:
@@ -73,25 +80,6 @@ def adapter(cls: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
-
-
-def _declared(cls: type[Any], *, slots: bool) -> type[Any]:
-    if "__post_init__" in vars(cls):
-        cls.__post_init__ = _told_to_pydantic(cls.__post_init__)
-    made: Any = readable(dataclasses.dataclass(frozen=True, kw_only=True, slots=slots)(cls))
-    made.__signature__ = inspect.signature(made)
-
-    def __init__(self: Any, /, **values: Any) -> None:  # noqa: N807
-        from pydantic import ValidationError
-        from pydantic_core import ArgsKwargs
-
-        try:
-            adapter(made).validator.validate_python(ArgsKwargs((), values), self_instance=self)
-        except ValidationError as error:
-            raise messages.explained(error, made, values) from None
-
-    made.__init__ = __init__
-    return typing.cast(type[Any], made)
 
 
 def _told_to_pydantic(check: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -461,11 +461,7 @@ def _checked_responses(path: str, responses: Block) -> Block:
 
 @settings
 class RoomRanges:
-    """What rooms are drawn from. Lengths in metres.
-
-    Raises:
-        ConfigError: a range is upside down or not positive.
-    """
+    """What rooms are drawn from. Lengths in metres."""
 
     length: Annotated[tuple[Positive, Positive], Within()] = (2.5, 10.0)
     width: Annotated[tuple[Positive, Positive], Within()] = (2.0, 8.0)

@@ -89,11 +89,7 @@ class CorpusConfig:
 
 @settings
 class ExampleConfig:
-    """How examples are made. The defaults are the original's; what it lacks is off.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """How examples are made. The defaults are the original's; what it lacks is off."""
 
     crop_seconds: Annotated[float, Gt(0.05)] = 3.0
     """Length of an example."""

@@ -16,11 +16,7 @@ from enhance_ray.settings.schema import settings
 
 @settings
 class OptimizerConfig:
-    """Adam with a linear warm-up and a linear decay; the defaults are the original's (spec 6.7).
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """Adam with a linear warm-up and a linear decay; the defaults are the original's (spec 6.7)."""
 
     min_lr: Positive = 1e-5
     """Learning rate before the first and after the last step."""

@@ -58,11 +58,7 @@ class DenoiserLossConfig:
 
 @settings
 class AutoencoderLossConfig:
-    """Weights of stage 1's losses. The defaults are the original's.
-
-    Raises:
-        ConfigError: a weight is negative.
-    """
+    """Weights of stage 1's losses. The defaults are the original's."""
 
     mse: NotNegative = 1.0
     """Weight of the squared difference of mels that the features stand for."""

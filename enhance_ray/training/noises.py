@@ -25,11 +25,7 @@ _ONSET_SECONDS = 0.01
 
 @settings
 class Bursts:
-    """Impulsive sounds from the recordings that `CorpusConfig.bursts` names.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """Impulsive sounds from the recordings that `CorpusConfig.bursts` names."""
 
     probability: Probability = 0.0
     """How often they are the noise, or the most of it, in [0, 1]."""

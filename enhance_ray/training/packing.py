@@ -37,11 +37,7 @@ from enhance_ray.training.splits import Split
 
 @settings
 class PackConfig:
-    """How shards are made.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """How shards are made."""
 
     format: Literal["tar", "parquet"] = "tar"
     """WebDataset's tar, or Parquet with the recordings' bytes in the column "audio"."""

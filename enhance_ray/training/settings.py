@@ -76,11 +76,7 @@ class VocoderStageConfig:
 
 @settings
 class TrainConfig:
-    """One training run.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """One training run."""
 
     stage: Literal["denoiser", "autoencoder", "flow", "distil", "vocoder", "repair"] = "denoiser"
     """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow; and if wanted three

@@ -129,7 +129,7 @@ def _sound(spectrum: NDArray[np.complexfloating], window: int, length: int) -> W
 # ----------------------------------------------------------------------------------- ranges
 
 
-@settings(slots=False)
+@settings
 class Held(Effect):
     """Held and slow speech: `hold`."""
 
@@ -139,7 +139,7 @@ class Held(Effect):
         return hold(waveform, sample_rate, speed=rng.uniform(*self.speed))
 
 
-@settings(slots=False)
+@settings
 class Tilted(Effect):
     """Shouted to soft speech: `tilt`."""
 
@@ -149,7 +149,7 @@ class Tilted(Effect):
         return tilt(waveform, sample_rate, slope_db=rng.uniform(*self.slope_db))
 
 
-@settings(slots=False)
+@settings
 class Growled(Effect):
     """Rough speech: `growl`."""
 
@@ -162,7 +162,7 @@ class Growled(Effect):
         return growl(waveform, sample_rate, depth=depth, frequency=frequency, rng=rng)
 
 
-@settings(slots=False)
+@settings
 class Whispered(Effect):
     """Whispered speech: `whisper`."""
 
@@ -170,13 +170,9 @@ class Whispered(Effect):
         return whisper(waveform, sample_rate, rng)
 
 
-@settings(slots=False)
+@settings
 class Voices:
-    """How often voices are changed, and how; by default never.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """How often voices are changed, and how; by default never."""
 
     pitch_probability: Probability = 0.0
     """How often speech is played at another speed, far enough to be another's voice."""

@@ -241,7 +241,7 @@ def test_a_system_is_read_from_a_line():
         ("fast:quality", "expected key=value, got 'quality'"),
         ("fast:qualty=fast", "did you mean 'quality'"),
         ("fast:nfe=many", "nfe: expected a whole number"),
-        ("input:mode=denoise", "name: must be there, and not 'input'"),
+        ("input:mode=denoise", "name: must not be 'input'"),
         ("x:mode=restore", "mode: expected"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_folder_system_is_scored_as_it_is_and_must_hold_every_recording(folder
         ({"count": 0}, "count"),
         ({"conditions": []}, "conditions"),
         ({"metrics": ["pesq"]}, "unknown metric 'pesq'; did you mean 'pesq_"),
-        ({"page": {"charts": ["x"]}}, "page: charts: unknown metric 'x'; known: si_sdr"),
+        ({"page": {"charts": ["x"]}}, r"page: charts\[0\]: unknown metric 'x'; known: si_sdr"),
         ({"clean": "a"}, "clean, noisy: go together"),
         ({"table": "a"}, "table: is about recordings in folders"),
         ({"systems": [{"name": "a"}, {"name": "a"}]}, "two are called 'a'"),

@@ -13,11 +13,7 @@ from enhance_ray.settings.schema import settings
 
 @settings
 class BulkConfig:
-    """From where to where, what is done, and what it may cost.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """From where to where, what is done, and what it may cost."""
 
     input: Name
     """Folder or prefix; a glob (``s3://bucket/shows/**/*.mp3``); one recording or shard; or a manifest:

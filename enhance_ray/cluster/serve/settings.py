@@ -38,11 +38,7 @@ Network = Annotated[str, AfterValidator(_address)]
 
 @settings
 class StageConfig:
-    """One of the two models: its replicas and how requests share them.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """One of the two models: its replicas and how requests share them."""
 
     replicas: Count | Annotated[tuple[Whole, Count], Within()] = 1
     """A number, or [least, most] between which the load decides."""
@@ -73,11 +69,7 @@ class StageConfig:
 
 @settings
 class Limits:
-    """What a request may ask for.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """What a request may ask for."""
 
     body_megabytes: Positive = 200.0
     seconds: Positive = 900.0
@@ -126,11 +118,7 @@ class JobsConfig:
 
 @settings
 class ServeConfig:
-    """An endpoint.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """An endpoint."""
 
     model: str = "default"
     """As `Enhancer.load` takes it; replicas on other machines need a URI."""

@@ -19,7 +19,7 @@ from enhance_ray.training.degrade.rates import NarrowBand
 from enhance_ray.training.degrade.rooms import Reverb, Room, add_reverb, add_room
 
 
-@settings(slots=False)
+@settings
 class RecordingChain:
     """What recording, storing and sending do to a sound, in the order in which they happen.
 
@@ -67,16 +67,13 @@ class RecordingChain:
         )
 
 
-@settings(slots=False)
+@settings
 class Distorter:
     """Clean -> degraded, as in the reference by default: a random permutation of six effects.
 
     The reference draws n from Binomial(6, 1/2), then an ordered selection of n of the six. That is
     the same as a coin for each and a shuffle, which is what happens here, with coins that may be
     biased by each effect's ``probability``.
-
-    Raises:
-        ConfigError: a probability is outside [0, 1].
     """
 
     clean_probability: Probability = 0.0

@@ -173,7 +173,7 @@ def _samples(frame: AudioFrame) -> Waveform:
     return (frame.to_ndarray().reshape(-1) / full_scale).astype(np.float32)
 
 
-@settings(slots=False)
+@settings
 class Codec(Effect):
     """Compressed at a low bit rate: `transcode`."""
 

@@ -16,13 +16,9 @@ Waveforms = Float32[np.ndarray, "*batch time"]
 Response = Float32[np.ndarray, " tap"]
 
 
-@settings(slots=False)
+@settings
 class Effect(ABC):
-    """Ranges of one effect, from which a call draws.
-
-    Raises:
-        ConfigError: a probability or a range is not what it can be.
-    """
+    """Ranges of one effect, from which a call draws."""
 
     probability: Probability = 0.0
     """How often the effect is applied."""

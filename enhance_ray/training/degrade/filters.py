@@ -68,7 +68,7 @@ def recursive_filter(
     return np.ascontiguousarray(filtered, np.float32)
 
 
-@settings(slots=False)
+@settings
 class Equalizer(Effect):
     """One band lifted or lowered: `equalize`."""
 
@@ -88,7 +88,7 @@ class Equalizer(Effect):
         )
 
 
-@settings(slots=False)
+@settings
 class BandFilter(Effect):
     """A low-pass or a band-pass, one as often as the other: `filter_band`."""
 

@@ -118,7 +118,7 @@ def add_plosives(
     return added
 
 
-@settings(slots=False)
+@settings
 class GaussianNoise(Effect):
     """White noise: `add_gaussian_noise`."""
 
@@ -130,7 +130,7 @@ class GaussianNoise(Effect):
         return add_gaussian_noise(waveform, rng.uniform(*self.share), rng)
 
 
-@settings(slots=False)
+@settings
 class Hum(Effect):
     """Mains hum of 50 or 60 Hz, a little off, with harmonics that fall off at random: `add_hum`."""
 
@@ -149,7 +149,7 @@ class Hum(Effect):
         )
 
 
-@settings(slots=False)
+@settings
 class Wind(Effect):
     """Wind on the microphone: `add_wind`."""
 
@@ -169,7 +169,7 @@ class Wind(Effect):
         )
 
 
-@settings(slots=False)
+@settings
 class Plosives(Effect):
     """Breath on a microphone that is too near: `add_plosives`."""
 

@@ -70,7 +70,7 @@ def change_level(
     return waveform * np.asarray(curve, np.float32)
 
 
-@settings(slots=False)
+@settings
 class Overdrive(Effect):
     """A driven amplifier: `overdrive`."""
 
@@ -82,7 +82,7 @@ class Overdrive(Effect):
         return overdrive(waveform, gain_db=rng.uniform(*self.gain_db), colour=rng.uniform(*self.colour))
 
 
-@settings(slots=False)
+@settings
 class LevelChanges(Effect):
     """Slow ramps and jumps of the level: `change_level`."""
 
@@ -103,7 +103,7 @@ class LevelChanges(Effect):
         )
 
 
-@settings(slots=False)
+@settings
 class Clipping(Effect):
     """Too loud for the recorder, hard or soft, one as often as the other: `clip`."""
 

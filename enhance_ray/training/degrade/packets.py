@@ -45,7 +45,7 @@ def lose_packets(
     return np.asarray(waveform * kept + repeated * (1 - kept), np.float32)
 
 
-@settings(slots=False)
+@settings
 class PacketLoss(Effect):
     """Lost 20 ms packets, silent or repeated, one as often as the other: `lose_packets`.
 

@@ -78,17 +78,11 @@ def match_band(waveform: Waveform, sample_rate: int, *, before: Waveform, after:
     return limited
 
 
-@settings(slots=False)
+@settings
 class NarrowBand(Effect):
     """Recorded or sent at a lower rate: `limit_bandwidth`."""
 
-    rates: NotEmpty[Annotated[int, Ge(1000)]] = (
-        8000,
-        11_025,
-        12_000,
-        16_000,
-        22_050,
-    )
+    rates: NotEmpty[Annotated[int, Ge(1000)]] = (8000, 11_025, 12_000, 16_000, 22_050)
     """Hz; one is drawn. Those not below the signal's own rate change nothing."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:

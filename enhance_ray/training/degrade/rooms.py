@@ -142,7 +142,7 @@ class Room(Effect):
         return add_room(waveform, self.responses[int(rng.integers(len(self.responses)))])
 
 
-@settings(slots=False)
+@settings
 class Reverb(Effect):
     """Artificial reverberation: `add_reverb`, its controls from 0 to 100."""
 
