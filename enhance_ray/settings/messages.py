@@ -26,7 +26,7 @@ _WORDS = {
     Path: "a path",
     types.NoneType: "nothing",
 }
-_UNKNOWN = "unexpected_keyword_argument"
+_UNKNOWN = {"unexpected_keyword_argument", "invalid_key"}
 
 
 def explained(error: ValidationError, kind: Any, value: Any, where: str = "") -> ConfigError:
@@ -39,25 +39,28 @@ def explained(error: ValidationError, kind: Any, value: Any, where: str = "") ->
         where: what is said before the key: a file, say.
     """
     # A mistyped key goes before the missing one that it was meant to be.
-    first = min(error.errors(include_url=False), key=lambda found: found["type"] != _UNKNOWN)
+    first = min(error.errors(include_url=False), key=lambda found: found["type"] not in _UNKNOWN)
     path, name = list(first["loc"]), None
-    if first["type"] in (_UNKNOWN, "missing"):
+    if first["type"] in {*_UNKNOWN, "missing"}:
         name = path.pop()
+    if path[-1:] == ["[key]"]:  # of a mapping, of which it is said as a whole
+        del path[-2:]
     for part in path:
         inner = _below(kind, part)
         if inner is None:  # what follows in the path are names of alternatives: all of them are said
             break
         kind, value = inner, value[part]
         where = f"{where}[{part}]" if isinstance(part, int) else join(where, part)
-    if first["type"] == _UNKNOWN:
+    if first["type"] in _UNKNOWN:
         group: Any = next(filter(dataclasses.is_dataclass, _alternatives(kind)))
         return ConfigError(where, f"unknown key '{name}'; {nearest(str(name), hints(group), 'known keys')}")
     if isinstance(name, str):
         return ConfigError(where, f"missing key '{name}'")
     if first["type"] == "value_error":
         told = first["ctx"]["error"]
-        if isinstance(told.args[0], ConfigError):  # a group's, about keys of its own
-            return ConfigError(join(where, told.args[0].where), told.args[0].reason)
+        inner = next(iter(told.args), None)
+        if isinstance(inner, ConfigError):  # a group's, about keys of its own
+            return ConfigError(join(where, inner.where), inner.reason)
         return ConfigError(where, str(told))
     return ConfigError(where, f"expected {wanted(kind)}, got {shown(value)}{_hint(kind, value)}")
 
@@ -73,7 +76,7 @@ def wanted(kind: Any) -> str:  # noqa: PLR0911 - a line for each kind of type
     if origin is Literal:
         return f"{'one of ' if len(arguments) > 1 else ''}{', '.join(map(str, arguments))}"
     if origin is dict:
-        return "keys and values"
+        return f"keys ({wanted(arguments[0])}) and values"
     if origin is tuple and arguments[-1] is not Ellipsis:
         return f"a list of {len(arguments)} values"
     if origin in (tuple, list):

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WRITTEN_OTHERWISE = {"dataclass", "dict", "list", "tuple", "lax-or-strict"}
-"""Kinds for which YAML has other words: groups come as mappings, tuples as lists, paths as text."""
-
 
 def option(*, default: Any, text: str, original: str | None = None, enhances: bool = False) -> Any:
     """A field that every user interface shows.
@@ -51,7 +48,7 @@ def settings(cls: type[T]) -> type[T]:
     if "__post_init__" in vars(cls):
         cls.__post_init__ = _told_to_pydantic(cls.__post_init__)  # type: ignore[attr-defined]
     made: Any = readable(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
-    made.__signature__ = inspect.signature(made)
+    made.__signature__ = inspect.signature(functools.partial(made.__init__, None))
 
     def __init__(self: Any, /, **values: Any) -> None:  # noqa: N807
         from pydantic import ValidationError
@@ -102,13 +99,24 @@ def _core_schema(cls: type[Any], source: Any, handler: GetCoreSchemaHandler) -> 
 
 
 def _take_as_written(node: Any) -> None:
-    """Let pydantic's strict mode take what YAML has in place of tuples, groups and paths."""
-    if isinstance(node, dict):
-        if node.get("type") in _WRITTEN_OTHERWISE:
-            node["strict"] = False
-        for key, child in node.items():
-            if key not in ("metadata", "config"):
-                _take_as_written(child)
-    elif isinstance(node, list):
+    """Let pydantic's strict mode take YAML's words: mappings for groups, text for paths, lists for tuples."""
+    if isinstance(node, list):
         for child in node:
             _take_as_written(child)
+    if not isinstance(node, dict):
+        return
+    for key, child in node.items():
+        if key not in ("metadata", "config"):
+            _take_as_written(child)
+    if node.get("type") in ("dataclass", "lax-or-strict"):  # a path is the latter
+        node["strict"] = False
+    elif node.get("type") == "tuple":
+        from pydantic_core import core_schema
+
+        strict: Any = node.copy()
+        node.clear()  # its place is in another node
+        node.update(core_schema.no_info_before_validator_function(_as_tuple, strict))
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

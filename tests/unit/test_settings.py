@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,10 @@ def test_overrides_reach_every_depth(tmp_path):
         ("name: a\ntags: [b, 3]", "tags[1]: expected text, got 3"),
         ("name: a\nfolder: 3", "folder: expected a path, got 3"),
         ("name: a\nlevel: true", "level: expected a number, or keep, got True"),
+        ("name: a\ntags: !!set {b, c}", "tags: expected a list, each text, got {"),
+        ("name: a\nby_name: {3: {}}", "by_name: expected keys (text) and values, got {3: {}}"),
+        ("name: a\n3: b", "unknown key '3'; known keys: name, mode"),
+        ("name: 2026-01-01", "name: expected text, got datetime.date(2026, 1, 1)"),
         ("nam: a", "unknown key 'nam'; did you mean 'name'?"),
         ("- a", "expected keys and values at the top"),
         ("name: [", "is not YAML"),
@@ -195,6 +200,11 @@ def test_options_keep_the_order_that_jobs_and_records_were_written_in():
         "audio_track",
         *("segment_seconds", "overlap_seconds", "context_seconds"),
     ]
+
+
+def test_help_of_a_class_shows_all_of_its_fields():
+    names = [field.name for field in dataclasses.fields(EnhanceOptions)]
+    assert list(inspect.signature(EnhanceOptions).parameters) == names
 
 
 def test_segments_are_long_enough_for_their_margins():
