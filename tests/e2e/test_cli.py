@@ -149,7 +149,7 @@ def test_a_page_shows_what_was_done(model, recordings, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strength", "2"], "strength: must be within [0, 1]"),
+        (["--strength", "2"], "strength: expected a number from 0 to 1, got 2"),
         (["--loudness", "loud"], "loudness: expected"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--model", "nowhere"], "nowhere: there is no such folder"),
