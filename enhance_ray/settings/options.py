@@ -140,7 +140,7 @@ class Input:
 
 @settings
 class Segments:
-    """Into what long recordings are cut.
+    """How long recordings are cut.
 
     Raises:
         ConfigError: segments are too short for their margins.
@@ -170,7 +170,7 @@ class Segments:
 # Fields are in the order from the last of these to the first: that of help texts, records and jobs.
 @settings
 class EnhanceOptions(Segments, Input, Output, Treatment, Sampling, Chain):
-    """All that changes the sound: the only place where these names, ranges, defaults and texts are written.
+    """All that changes the sound. Its parts are the only place where names, ranges, defaults and texts stand.
 
     What does not change it (device, batch size, threads) is an argument of `enhancer.Enhancer` and
     `files.enhance_files`. What needs a part of it alone, such as a model, takes that part.
