@@ -37,7 +37,7 @@ from enhance_ray.cluster.bulk import BulkConfig, driver, plan, summary
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.files import enhance_files, plan_jobs
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 WARM_UP = 6
 """Files of an actor that are not counted: the first wait for what is loaded late."""

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from enhance_ray import EnhanceOptions, Enhancer, audio, metrics, report
 from enhance_ray.files import enhance_files, plan_jobs
-from enhance_ray.options import MODEL_RATE
 from enhance_ray.records import Record, append_record
+from enhance_ray.settings.options import MODEL_RATE
 
 RECORDS = "report.jsonl"
 SCORES = ("si_sdr", "pesq_wb", "estoi", "lsd", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")

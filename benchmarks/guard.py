@@ -32,7 +32,7 @@ from enhance_ray import EnhanceOptions, Enhancer, audio, guard
 from enhance_ray.engine.analysis import Analysis
 from enhance_ray.engine.batching import Batcher
 from enhance_ray.engine.synthesis import Synthesis
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 ONE = torch.ones(1, 1)
 GRAIN = MODEL_RATE // 20

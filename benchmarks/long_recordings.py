@@ -21,7 +21,7 @@ import numpy as np
 from demo import read
 
 from enhance_ray import audio
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 
 def main() -> int:

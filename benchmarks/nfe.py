@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from enhance_ray import config, evaluation, metrics
+from enhance_ray import evaluation, metrics
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.evaluation import EvaluateConfig
-from enhance_ray.options import MODEL_RATE, QUALITIES, EnhanceOptions
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE, QUALITIES, EnhanceOptions
 from enhance_ray.training.examples import load_banks
 
 SETTINGS = Path(__file__).parents[1] / "configs" / "evaluate.yaml"
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.25, 0.5])
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
-    settings = config.load(EvaluateConfig, SETTINGS, [f"corpus.root={arguments.data}"])
+    settings = trees.load(EvaluateConfig, SETTINGS, [f"corpus.root={arguments.data}"])
     banks = load_banks(settings.corpus, "valid")
     if arguments.distance:
         print(json.dumps(distances(banks, settings, arguments)))

@@ -41,7 +41,7 @@ import soundfile
 
 from enhance_ray import evaluation, metrics
 from enhance_ray.evaluation import EvaluateConfig, Outcome, Row, SystemConfig, page, tables
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 ALL = "all"
 BARS = {

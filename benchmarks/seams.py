@@ -22,7 +22,7 @@ import soundfile
 
 from enhance_ray.engine.framing import Framing
 from enhance_ray.enhancer import Enhancer
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 ROOT = Path(__file__).parents[1]
 CUTS = (30.0, 37.0)

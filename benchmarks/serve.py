@@ -41,7 +41,7 @@ from enhance_ray.engine.analysis import Analysis
 from enhance_ray.engine.batching import Batcher
 from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.enhancer import Enhancer
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "noisy" / "kathleen_helicopter.flac"
 MODES = ("denoise", "enhance")

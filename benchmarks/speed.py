@@ -37,7 +37,7 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.models.denoiser import normalise_peak
 from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.models.noise import noise_field
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 ROOT = Path(__file__).parents[1]
 GFLOP_PER_SECOND = {

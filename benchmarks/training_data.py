@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from enhance_ray import config
+from enhance_ray.settings import trees
 from enhance_ray.training import loop
 from enhance_ray.training.context import LocalContext
 from enhance_ray.training.degrade import (
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="Ray Data, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = config.load(TrainConfig, COMPACT, [f"corpus.root={arguments.data}"])
+    settings = trees.load(TrainConfig, COMPACT, [f"corpus.root={arguments.data}"])
     banks = load_banks(settings.corpus, "train")
 
     print("examples of 3 s per second on one core, and milliseconds beyond mixing alone")

@@ -19,7 +19,7 @@ from enhance_ray.errors import (
     EnhanceRayError,
     TrainingDivergedError,
 )
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 if TYPE_CHECKING:
     from enhance_ray.enhancer import Enhancer

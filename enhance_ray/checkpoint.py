@@ -28,10 +28,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from enhance_ray import config
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
+from enhance_ray.settings import trees
+from enhance_ray.settings.schema import settings
 
 Net = TypeVar("Net", Denoiser, EnhancerNet)
 
@@ -64,7 +65,7 @@ _STATE_KEYS = {"examples", "weights", "learners", "others"}
 """Of a training's state, which `training.loop` writes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class ModelConfig:
     """What `config.yaml` of a model folder says."""
 
@@ -237,7 +238,7 @@ def read_config(folder: Path) -> ModelConfig:
         CheckpointError: it is absent or does not describe a model.
     """
     try:
-        return config.load(ModelConfig, folder / CONFIG_NAME)
+        return trees.load(ModelConfig, folder / CONFIG_NAME)
     except ConfigError as error:
         raise CheckpointError(folder, str(error)) from error
 
@@ -280,7 +281,7 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        config.save(model_config, temporary / CONFIG_NAME)
+        trees.save(model_config, temporary / CONFIG_NAME)
         dtype = torch.float16 if half else torch.float32
         # Contiguous row-major copies: safetensors refuses views and channels-last memory.
         plain = {key: torch.empty(tensor.shape, dtype=dtype).copy_(tensor) for key, tensor in weights.items()}

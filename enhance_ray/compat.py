@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 from enhance_ray.errors import EnhanceRayError
-from enhance_ray.options import EnhanceOptions, Solver
+from enhance_ray.settings.options import EnhanceOptions, Solver
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from enhance_ray.memory import keep_large_blocks
 from enhance_ray.models import ode
 from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.models.precision import resolve_precision
-from enhance_ray.options import EnhanceOptions, Precision
+from enhance_ray.settings.options import EnhanceOptions, Precision
 
 logger = logging.getLogger(__name__)
 

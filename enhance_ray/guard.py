@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from enhance_ray.dsp.mel import slaney_filter_bank
 from enhance_ray.models import activity
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 STEP = activity.STEP
 """Samples of one decision."""

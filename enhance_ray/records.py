@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from enhance_ray import config
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings import trees
+from enhance_ray.settings.schema import readable
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
+@readable
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """The outcome of one input."""
@@ -75,7 +77,7 @@ def to_json(record: Record) -> str:
 
     A name of a file that is no UTF-8 is written by escapes, which JSON's readers turn back into that name.
     """
-    tree = {key: _plain_number(value) for key, value in config.to_tree(record).items()}
+    tree = {key: _plain_number(value) for key, value in trees.to_tree(record).items()}
     tree["scores"] = {name: score for name, score in record.scores.items() if math.isfinite(score)}
     text = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     return json.dumps(tree, allow_nan=False) if _SURROGATES.search(text) else text
@@ -91,7 +93,7 @@ def from_json(line: str, where: str = "record") -> Record:
         tree = json.loads(line)
     except json.JSONDecodeError as error:
         raise ConfigError(where, f"is not JSON: {error}") from error
-    return config.from_tree(Record, tree, where=where)
+    return trees.from_tree(Record, tree, where=where)
 
 
 def append_record(path: str | Path, record: Record) -> None:

@@ -17,7 +17,6 @@ import pickle
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -26,7 +25,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from enhance_ray import checkpoint, config
+from enhance_ray import checkpoint
 from enhance_ray.checkpoint import Model, ModelConfig
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.models.autoencoder import AutoencoderConfig
@@ -34,7 +33,9 @@ from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerConfig
 from enhance_ray.models.vocoder import VocoderConfig
 from enhance_ray.models.wavenet import VelocityConfig
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.schema import settings
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ _HPARAMS, _LATEST = "hparams.yaml", "ds/G/latest"
 _HUB_FOLDER = "enhancer_stage2"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class HyperParameters:
     """`hparams.yaml`: its keys and defaults (spec 1.3)."""
 
@@ -169,7 +170,7 @@ def read_hyper_parameters(folder: Path) -> HyperParameters:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(path, f"it is not the original's YAML: {error}") from error
     try:
-        hyper = config.from_tree(HyperParameters, tree if isinstance(tree, dict) else {}, where=_HPARAMS)
+        hyper = trees.from_tree(HyperParameters, tree if isinstance(tree, dict) else {}, where=_HPARAMS)
     except ConfigError as error:
         raise CheckpointError(folder, str(error)) from error
     if hyper.wav_rate != MODEL_RATE or hyper.win_size != hyper.n_fft:
@@ -279,7 +280,7 @@ def save(model: Model, folder: Path, *, half: bool = True) -> None:
     path.parent.mkdir(parents=True)
     torch.save({"module": {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}}, path)
     (folder / _LATEST).write_text("default", encoding="utf-8")
-    config.save(hyper, folder / _HPARAMS)
+    trees.save(hyper, folder / _HPARAMS)
 
 
 def sizes(weights: Mapping[str, Tensor], hyper: HyperParameters) -> ModelConfig:

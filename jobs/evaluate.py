@@ -16,9 +16,10 @@ import json
 import logging
 import sys
 
-from enhance_ray import config, evaluation
+from enhance_ray import evaluation
 from enhance_ray.cluster import evaluate, session
 from enhance_ray.errors import EnhanceRayError
+from enhance_ray.settings import trees
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
     parsed = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
-        settings = config.load(evaluate.EvaluateJobConfig, parsed.config, parsed.set)
+        settings = trees.load(evaluate.EvaluateJobConfig, parsed.config, parsed.set)
         session.connect(parsed.address)
         outcomes = evaluate.evaluate(settings)
     except EnhanceRayError as error:

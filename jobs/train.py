@@ -16,9 +16,9 @@ import json
 import logging
 import sys
 
-from enhance_ray import config
 from enhance_ray.cluster import session, train
 from enhance_ray.errors import EnhanceRayError
+from enhance_ray.settings import trees
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     overrides = parsed.set + ([f"init_from={parsed.init_from}"] if parsed.init_from else [])
     try:
-        settings = config.load(train.ClusterTrainConfig, parsed.config, overrides)
+        settings = trees.load(train.ClusterTrainConfig, parsed.config, overrides)
         session.connect(parsed.address)
         result = train.fit(settings)
     except EnhanceRayError as error:

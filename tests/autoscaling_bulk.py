@@ -14,8 +14,8 @@ import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.cluster_utils import AutoscalingCluster
 
-from enhance_ray import config
 from enhance_ray.cluster.bulk import BulkConfig, driver
+from enhance_ray.settings import trees
 
 MOST = 3
 
@@ -85,7 +85,7 @@ def main():
     watcher = threading.Thread(target=watch)
     watcher.start()
     tree = {"input": source, "output": target, "actors": [1, MOST], "cpus_per_actor": 2, "files_per_part": 2}
-    settings = config.from_tree(BulkConfig, tree, where="bulk")
+    settings = trees.from_tree(BulkConfig, tree, where="bulk")
     outcome = driver.run(settings, load=bulk_corpus.load_slowly, fingerprint="slow")
     done = round(time.monotonic() - began, 1)
     while count() > 0 and time.monotonic() - began < 300:

@@ -9,7 +9,7 @@ from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
 from enhance_ray.models.vocoder import VocoderConfig
 from enhance_ray.models.wavenet import VelocityConfig
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 SMALL_DENOISER = DenoiserConfig(hidden=4, blocks=2, middle_blocks=1, features="compressed", bands=32)
 SMALL_ENHANCER = EnhancerConfig(

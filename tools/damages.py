@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from listening import read, room, speech
 
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training import degrade
 from enhance_ray.training.degrade import Waveform
 

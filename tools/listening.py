@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enhance_ray import Enhancer, audio, metrics, report
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training import degrade
 
 Waveform = NDArray[np.float32]

@@ -24,6 +24,9 @@ from unittest import mock
 
 import yaml
 
+from enhance_ray.settings import messages
+from enhance_ray.settings.ranges import Within, Words
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -249,7 +252,7 @@ def _settings_section(schema: type, where: Mapping[type, str]) -> Iterator[str]:
         fields = [field for field in fields if field.name not in inherited]
         yield f"All keys of {_link(parent, where, where[schema])}, and:\n"
     yield f'<p class="defined">Defined by <code>{schema.__module__}.{schema.__qualname__}</code></p>\n'
-    hints = typing.get_type_hints(schema)
+    hints = messages.hints(schema)
     for field in fields:
         facts = _kind(hints[field.name], where, where[schema])
         default = _default(field)
@@ -261,11 +264,8 @@ def _settings_section(schema: type, where: Mapping[type, str]) -> Iterator[str]:
 
 
 def explanation(schema: type, field: dataclasses.Field[Any]) -> str:
-    """What the code says about a key: in its metadata, to pydantic, or in the text below the field."""
-    if text := field.metadata.get("help"):
-        return str(text)
-    known = getattr(schema, "__pydantic_fields__", {}).get(field.name) or field.default
-    if text := getattr(known, "description", None):
+    """What the code says about a key: in its metadata, or in the text below the field."""
+    if text := field.metadata.get("description"):
         return str(text)
     for owner in schema.__mro__:
         if text := _texts_below_fields(owner).get(field.name):
@@ -302,7 +302,8 @@ def _kind(hint: Any, where: Mapping[type, str], page: str) -> str:  # noqa: PLR0
     """A type in the words of YAML."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _kind(arguments[0], where, page)
+        names = [str(extra) for extra in arguments[1:] if isinstance(extra, Within | Words)]
+        return names[0] if names else f"{_kind(arguments[0], where, page)} {messages.span(hint)}".strip()
     if origin is typing.Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
     if origin in (typing.Union, types.UnionType):
@@ -331,8 +332,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
-    value = getattr(value, "default", value)  # pydantic's description of a field
-    if value is dataclasses.MISSING or "PydanticUndefined" in repr(value):
+    if value is dataclasses.MISSING:
         return "none: it must be given"
     if dataclasses.is_dataclass(value):
         return ""

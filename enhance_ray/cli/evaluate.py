@@ -8,9 +8,10 @@ import dataclasses
 import json
 from typing import Any
 
-from enhance_ray import __version__, config
+from enhance_ray import __version__
 from enhance_ray.cli.common import add_command, counter, say, write_line
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings import trees
 
 
 def add(commands: Any) -> None:
@@ -58,9 +59,9 @@ def _evaluation_settings(parsed: argparse.Namespace) -> Any:
     from enhance_ray.evaluation import EvaluateConfig, systems
 
     if parsed.config is not None:
-        settings = config.load(EvaluateConfig, parsed.config, parsed.set)
+        settings = trees.load(EvaluateConfig, parsed.config, parsed.set)
     else:
-        settings = config.from_tree(EvaluateConfig, config.with_overrides({}, parsed.set), where="--set")
+        settings = trees.from_tree(EvaluateConfig, trees.with_overrides({}, parsed.set), where="--set")
     given = {name: getattr(parsed, name) for name in ("clean", "noisy", "table", "metrics")}
     changes = {name: value for name, value in given.items() if value is not None}
     if len(parsed.model) == 1:

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from enhance_ray import config
 from enhance_ray.cli.common import add_command, write_line
+from enhance_ray.settings import trees
 
 
 def add(commands: Any) -> None:
@@ -59,5 +59,5 @@ def _model_facts(model: str) -> dict[str, Any]:
         "path": loaded.path,
         "fingerprint": loaded.fingerprint,
         "parameters": parameters,
-        **config.to_tree(loaded.config),
+        **trees.to_tree(loaded.config),
     }

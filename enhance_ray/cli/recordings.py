@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enhance_ray.cli.common import add_command, import_torch, say, write_line
+from enhance_ray.cli.options import add_arguments, from_arguments
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import add_arguments, from_arguments
 from enhance_ray.records import totals
 
 if TYPE_CHECKING:
     from enhance_ray.files import Progress
-    from enhance_ray.options import EnhanceOptions
     from enhance_ray.records import Record
+    from enhance_ray.settings.options import EnhanceOptions
 
 REPORT_NAME = "enhance-ray-report.jsonl"
 """Where records go in an output folder, unless `--report` says another place; `--resume` reads them."""
@@ -43,8 +43,7 @@ def add(commands: Any) -> None:
     watch.add_argument("input", metavar="IN", help="folder that is watched, with its subfolders")
     watch.add_argument("output", metavar="OUT", help="folder of the outputs; what failed goes to OUT/failed")
     sound = watch.add_argument_group("sound")
-    sound.add_argument("--mode", choices=["denoise", "enhance"], default="denoise", help="(default: denoise)")
-    add_arguments(sound, enhances=True)
+    add_arguments(sound, mode=True)
     _add_model_arguments(watch.add_argument_group("work"))
     outcome = watch.add_argument_group("outcome")
     outcome.add_argument(
@@ -72,7 +71,7 @@ def _restore(parsed: argparse.Namespace) -> int:
         report.require_pictures()
     if parsed.resume and records_path is None:
         raise ConfigError("--resume", "needs --report FILE.jsonl where the output is no local folder")
-    enhancer = _load_enhancer(parsed)
+    enhancer = _load_enhancer(parsed, options)
     if parsed.resume and not audio.is_remote(parsed.output):
         audio.remove_leftovers(parsed.output)
     done = done_before(records_path, enhancer.fingerprint, options) if records_path and parsed.resume else {}
@@ -116,7 +115,7 @@ def _restore_pipe(parsed: argparse.Namespace, options: EnhanceOptions) -> int:
     facts = enhance_pipe(
         parsed.input,
         parsed.output,
-        _load_enhancer(parsed),
+        _load_enhancer(parsed, options),
         options,
         raw=raw,
         partial=parsed.partial,
@@ -137,7 +136,7 @@ def _watch(parsed: argparse.Namespace) -> int:
     stopping = threading.Event()
     # As a service manager ends it; what is under way is left out, and done after the next start.
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    enhancer = _load_enhancer(parsed)
+    enhancer = _load_enhancer(parsed, options)
     report_path = Path(parsed.output) / REPORT_NAME
     running = watch(
         parsed.input,
@@ -156,7 +155,7 @@ def _watch(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _load_enhancer(parsed: argparse.Namespace) -> Any:
+def _load_enhancer(parsed: argparse.Namespace, options: EnhanceOptions) -> Any:
     import torch
 
     from enhance_ray.enhancer import Enhancer
@@ -168,7 +167,7 @@ def _load_enhancer(parsed: argparse.Namespace) -> Any:
         device=parsed.device,
         precision=parsed.precision,
         compiled=parsed.compile,
-        denoiser_only=parsed.mode == "denoise",
+        denoiser_only=options.mode == "denoise",
     )
 
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from enhance_ray import config
 from enhance_ray.cli.common import add_command, say, write_line
+from enhance_ray.settings import trees
 
 
 def add(commands: Any) -> None:
@@ -31,7 +31,7 @@ def _train(parsed: argparse.Namespace) -> int:
     from enhance_ray.training import loop
     from enhance_ray.training.context import LocalContext
 
-    settings = config.load(loop.TrainConfig, parsed.config, parsed.set)
+    settings = trees.load(loop.TrainConfig, parsed.config, parsed.set)
     context = LocalContext(Path(parsed.run), device=resolve_device(parsed.device))
 
     def show(step: int, steps: int, metrics: dict[str, float]) -> None:

@@ -23,7 +23,8 @@ from ray.data import TaskPoolStrategy
 
 from enhance_ray.audio import is_remote
 from enhance_ray.cluster.session import path_for_workers
-from enhance_ray.errors import ConfigError
+from enhance_ray.settings.ranges import Count, Whole
+from enhance_ray.settings.schema import settings
 from enhance_ray.training.examples import (
     Banks,
     Batch,
@@ -40,24 +41,16 @@ STEPS_PER_DATASET = 1024
 """Steps that one dataset plans ahead: a million at once would be as many blocks."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class DataConfig:
-    """How examples are made on the cluster.
+    """How examples are made on the cluster."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    tasks: int = 2
+    tasks: Whole = 2
     """Tasks at once for each worker, a CPU each; 0 makes examples in the worker itself, between steps."""
-    steps_per_task: int = 2
+    steps_per_task: Count = 2
     """Batches that a task makes in a row, at most."""
-    prefetch: int = 4
+    prefetch: Count = 4
     """Batches that wait for a worker."""
-
-    def __post_init__(self) -> None:
-        if self.tasks < 0 or self.steps_per_task < 1 or self.prefetch < 1:
-            raise ConfigError("tasks, steps_per_task, prefetch", "must be positive (tasks may be 0)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,47 +5,41 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import ray.data
+from annotated_types import Predicate
 from ray.data import ActorPoolStrategy
 
 from enhance_ray import __version__, evaluation, report
 from enhance_ray.cluster.data import corpus_for_workers
 from enhance_ray.cluster.session import output_place, path_for_workers
-from enhance_ray.errors import ConfigError
 from enhance_ray.evaluation import EvaluateConfig, Item, Outcome, Row, Scorer, page
 from enhance_ray.evaluation.examples import Choice, Excerpt, excerpt
+from enhance_ray.settings.ranges import Count, NotNegative, Positive, Words
+from enhance_ray.settings.schema import settings
+
+Page = Annotated[str, Predicate(lambda path: path.endswith(".html")), Words("a path that ends in .html")]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class EvaluateClusterConfig:
-    """What an evaluation may use, and where its outcome goes.
+    """What an evaluation may use, and where its outcome goes."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    actors: int = 1
+    actors: Count = 1
     """Copies of the models."""
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
+    cpus_per_actor: Positive = 1.0
+    gpus_per_actor: NotNegative = 0.0
     output: str | None = None
     """Folder or URI for the rows, as Parquet."""
-    report: str | None = None
+    report: Page | None = None
     """Path or URI for the page."""
 
-    def __post_init__(self) -> None:
-        if self.actors < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
-            raise ConfigError("actors, cpus_per_actor, gpus_per_actor", "must be positive, GPUs may be 0")
-        if self.report is not None and not self.report.endswith(".html"):
-            raise ConfigError("report", f"must end in .html, got '{self.report}'")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class EvaluateJobConfig(EvaluateConfig):
     """An evaluation, and where it runs."""
 

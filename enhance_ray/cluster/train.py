@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import fsspec
 import ray
@@ -25,15 +25,18 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from annotated_types import Ge
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor, nn
 
-from enhance_ray import config as configuration
 from enhance_ray.audio import is_remote
 from enhance_ray.cluster.data import DataConfig, Feed, check_corpus, corpus_for_workers
 from enhance_ray.cluster.session import enter_job_folder, output_place, path_for_workers
 from enhance_ray.errors import ConfigError, EnhanceRayError
+from enhance_ray.settings import trees
+from enhance_ray.settings.ranges import Count, CountOrRange, NotNegative, Positive, both
+from enhance_ray.settings.schema import settings
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME
 from enhance_ray.training.settings import TrainConfig
@@ -44,50 +47,37 @@ BOARD = "board"
 """Folder in a run's storage for curves: TensorBoard's files and metrics by the step they start at."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class ClusterConfig:
-    """Where a training runs, and what it may cost.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """Where a training runs, and what it may cost."""
 
     storage: str = "runs"
     """Folder that all nodes see, or a URI such as s3://bucket/runs, for checkpoints and curves."""
     run: str | None = None
     """Name of the run below it; by default the model's name. An existing run goes on."""
-    workers: int | tuple[int, int] = 1
+    workers: CountOrRange = 1
     """Processes that train, one for each GPU; a range [least, most] follows the cluster's size."""
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
+    cpus_per_worker: Positive = 1.0
+    gpus_per_worker: NotNegative = 0.0
     """1 trains on GPUs, 0 on CPUs."""
     worker_resources: dict[str, float] = field(default_factory=dict)
     """Further resources that each worker holds: one of your own on the nodes that train keeps their CPUs from
     being taken by other work while the group grows."""
     data: DataConfig = field(default_factory=DataConfig)
-    max_failures: int = 20
+    max_failures: Annotated[int, Ge(-1)] = 20
     """Lost workers or nodes that the run survives; -1 is any number."""
-    keep: int = 3
+    keep: Count = 3
     """Checkpoints that are kept: those with the lowest validation loss, and the newest."""
-    resize_seconds: float = 60.0
+    resize_seconds: Positive = 60.0
     """How often a range of workers looks whether the cluster has grown."""
-
-    def __post_init__(self) -> None:
-        least, most = self.worker_range
-        if not 1 <= least <= most:
-            raise ConfigError("workers", f"expected a number or [least, most] from 1 on, got {self.workers}")
-        if self.cpus_per_worker <= 0 or self.gpus_per_worker < 0:
-            raise ConfigError("cpus_per_worker, gpus_per_worker", "must be positive, GPUs may be 0")
-        if self.keep < 1 or self.max_failures < -1 or self.resize_seconds <= 0:
-            raise ConfigError("keep, max_failures, resize_seconds", "expected at least 1, -1 and above 0")
 
     @property
     def worker_range(self) -> tuple[int, int]:
         """Least and most workers."""
-        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+        return both(self.workers)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class ClusterTrainConfig(TrainConfig):
     """A training run, and where it runs."""
 
@@ -118,7 +108,7 @@ def fit(config: ClusterTrainConfig) -> FitResult:
     cluster = config.cluster
     _check_resources(cluster)
     check_corpus(config.corpus)
-    tree = configuration.to_tree(_as_workers_see_it(config))
+    tree = trees.to_tree(_as_workers_see_it(config))
     storage = output_place(cluster.storage)
     trainer = TorchTrainer(
         _train_on_worker,  # type: ignore[arg-type]
@@ -264,7 +254,7 @@ def _train_on_worker(arguments: dict[str, Any]) -> EnhanceRayError | None:
     """The loop; an error of ours is handed back, because what Ray sees raised it would try again."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     enter_job_folder()
-    config = configuration.from_tree(ClusterTrainConfig, arguments["config"])
+    config = trees.from_tree(ClusterTrainConfig, arguments["config"])
     with tempfile.TemporaryDirectory(prefix="enhance-ray-") as folder:
         context = RayContext(arguments["storage"], Path(folder))
         feed = Feed(

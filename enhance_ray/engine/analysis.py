@@ -17,7 +17,7 @@ from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.dsp.segments import Segment, Splitter
 from enhance_ray.engine.framing import Framing
 from enhance_ray.errors import AudioError, ConfigError
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 BLOCK_SECONDS = 10
 """Of a recording that are worked on at once before the model."""

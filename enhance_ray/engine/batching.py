@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from enhance_ray.engine.analysis import Piece
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 Owner = TypeVar("Owner")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enhance_ray.dsp.segments import Layout
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Framing:
     """Whether its enhanced sound is shaped of what comes in, so that what was clipped is better mended
     before; the original's is made anew."""
 
-    def layout(self, options: EnhanceOptions) -> Layout:
+    def layout(self, options: Segments) -> Layout:
         """How recordings are cut, so that every segment starts with a frame.
 
         Segments are up to a frame longer than the options say.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from enhance_ray.dsp.levels import Meter
 from enhance_ray.dsp.limiter import Limiter, TruePeaks
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 MOST_REDUCTION = 12.0
 """dB that a limiter may take from what is loud for longer than a click is: more is heard."""

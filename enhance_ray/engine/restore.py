@@ -22,7 +22,7 @@ from enhance_ray.engine.framing import Framing
 from enhance_ray.engine.scores import Scores
 from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.guard import Span
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 Sender = Callable[[Iterator[Piece]], Iterator[Result[Any]]]
 """Who runs the model, a batcher in this process or replicas of Ray Serve: answers in the order of pieces."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from enhance_ray import metrics
 from enhance_ray.engine.analysis import Piece
 from enhance_ray.models import opinion
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 WINDOW = 6 * MODEL_RATE
 """Samples that are heard at once."""

@@ -15,7 +15,7 @@ from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
 from enhance_ray.engine.levels import LoudnessSpool
 from enhance_ray.errors import ModelFailedError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 
 class Synthesis:

@@ -18,7 +18,7 @@ from enhance_ray.evaluation.pairs import Item, Waveform
 from enhance_ray.evaluation.scoring import Row
 from enhance_ray.evaluation.settings import INPUT
 from enhance_ray.metrics import METRICS
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 AUDIO_BYTES = 4_000_000
 """Of all sounds in a page together, before they are written as text, which takes a third more."""

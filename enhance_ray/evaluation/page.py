@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import yaml
 
-from enhance_ray import audio, config, metrics, report
+from enhance_ray import audio, metrics, report
 from enhance_ray.evaluation import charts, examples, tables
 from enhance_ray.evaluation.examples import Excerpt
 from enhance_ray.evaluation.facts import FACTS
@@ -21,6 +21,7 @@ from enhance_ray.evaluation.pairs import RESERVED, Item
 from enhance_ray.evaluation.scoring import Outcome, Row, Scorer
 from enhance_ray.evaluation.settings import INPUT, EvaluateConfig
 from enhance_ray.metrics import METRICS, Interval, Metric
+from enhance_ray.settings import trees
 
 FAILURES = 200
 """Pairs that could not be read which the page lists."""
@@ -335,6 +336,6 @@ def _protocol(settings: EvaluateConfig, work: str) -> str:
             f"out of <code>{escape(settings.corpus.root)}</code>, with seed {settings.seed}."
         )
     lines = [source, _PROTOCOL, escape(work)]
-    tree = yaml.safe_dump(config.to_tree(settings), sort_keys=False, allow_unicode=True)
+    tree = yaml.safe_dump(trees.to_tree(settings), sort_keys=False, allow_unicode=True)
     details = f"<details><summary>Settings</summary><pre>{escape(tree)}</pre></details>"
     return "".join(f"<p>{line}</p>" for line in lines if line) + details

@@ -26,7 +26,7 @@ from enhance_ray.errors import AudioReadError, ConfigError
 from enhance_ray.evaluation import facts
 from enhance_ray.evaluation.settings import Condition, EvaluateConfig
 from enhance_ray.metrics import METRICS
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.degrade import limit_bandwidth
 from enhance_ray.training.examples import Banks, ExampleConfig, make_example
 

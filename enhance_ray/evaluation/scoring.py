@@ -16,7 +16,7 @@ from enhance_ray.evaluation import pairs
 from enhance_ray.evaluation.pairs import Item, Waveform
 from enhance_ray.evaluation.settings import EvaluateConfig
 from enhance_ray.evaluation.systems import Systems
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.examples import load_banks
 from enhance_ray.training.parallel import in_order
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import yaml
 
-from enhance_ray import config, resemble
+from enhance_ray import resemble
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
 from enhance_ray.evaluation.pairs import Pair, Waveform
 from enhance_ray.evaluation.settings import INPUT, EvaluateConfig, Mode, SystemConfig
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 Settings = TypeVar("Settings", bound=EvaluateConfig)
 
@@ -93,7 +94,7 @@ def parse(text: str) -> SystemConfig:
         except yaml.YAMLError as error:
             raise ConfigError(where, f"the value of {key} is not YAML: {error}") from error
         (tree if key in ("model", "mode") else tree["options"])[key] = parsed
-    return config.from_tree(SystemConfig, tree, where=where)
+    return trees.from_tree(SystemConfig, tree, where=where)
 
 
 def parse_folder(text: str) -> SystemConfig:

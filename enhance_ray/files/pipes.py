@@ -21,7 +21,7 @@ from enhance_ray.engine.restore import Facts, Restoration
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
 from enhance_ray.files.plan import target_format
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions, Input
 
 STANDARD = "-"
 """What standard input and output are called."""
@@ -104,7 +104,7 @@ def enhance_pipe(
 
 
 @contextlib.contextmanager
-def _reading(source: str, raw: RawFormat | None, options: EnhanceOptions, *, partial: bool) -> Iterator[Any]:
+def _reading(source: str, raw: RawFormat | None, options: Input, *, partial: bool) -> Iterator[Any]:
     if not is_pipe(source) and raw is None:
         with audio.decode(source, partial=partial, track=options.audio_track) as decoder:
             yield decoder

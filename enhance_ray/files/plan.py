@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from enhance_ray import audio, config
+from enhance_ray import audio
 from enhance_ray.audio import lists
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
-from enhance_ray.options import EnhanceOptions
 from enhance_ray.records import Record, read_records
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import EnhanceOptions, Output
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Job:
     output: str
 
 
-def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -> list[Job]:
+def plan_jobs(source: str, target: str, options: Output | None = None) -> list[Job]:
     """What ``source`` and ``target`` mean: the jobs of one command.
 
     Args:
@@ -51,7 +52,7 @@ def plan_jobs(source: str, target: str, options: EnhanceOptions | None = None) -
         ConfigError: a list cannot be read, nothing was found, the one input does not exist, an output would
             replace an input, two jobs ask for one output, or a storage does not answer or let in.
     """
-    wanted = (options or EnhanceOptions()).format
+    wanted = (options or Output()).format
     if source.startswith("@") or source.endswith(".jsonl"):
         listed = _read_list(source.removeprefix("@"))
         jobs = _jobs_into_folder(listed, _common_folder(list(listed)), target, wanted)
@@ -100,7 +101,7 @@ def done_before(report_path: str | Path, fingerprint: str, options: EnhanceOptio
         return {}
     # Of several records of one input the last one counts: it may have failed since.
     latest = {record.input: record for record in read_records(report_path)}
-    tree, default = config.to_tree(options), config.to_tree(EnhanceOptions())
+    tree, default = trees.to_tree(options), trees.to_tree(EnhanceOptions())
     return {
         name: record
         for name, record in latest.items()

@@ -27,15 +27,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from enhance_ray import audio, config
+from enhance_ray import audio
 from enhance_ray.engine.analysis import Piece
 from enhance_ray.engine.batching import Batcher, Result
 from enhance_ray.engine.restore import Restoration
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.files.plan import Job, target_format
-from enhance_ray.options import EnhanceOptions
 from enhance_ray.records import Record, append_record
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import EnhanceOptions
 
 Item = TypeVar("Item")
 _Stages = defaultdict[str, float]
@@ -252,7 +253,7 @@ class _FileWork:
         self.enhancer = enhancer
         self.inbox: queue.SimpleQueue[_Request | _Opened | _Written | Record | _Ended] = queue.SimpleQueue()
         self.options = options
-        self._options_tree = config.to_tree(options)
+        self._options_tree = trees.to_tree(options)
         self._rows_ahead = rows_ahead
         self._force = force
         self._partial = partial

@@ -18,8 +18,8 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
 from enhance_ray.files.plan import Job, output_extension
 from enhance_ray.files.run import enhance_files
-from enhance_ray.options import EnhanceOptions
 from enhance_ray.records import Record
+from enhance_ray.settings.options import EnhanceOptions
 
 FAILED = "failed"
 """Folder below that of the outputs for inputs that could not be used."""

@@ -10,45 +10,36 @@ channels than the mel has; the rest is what the vocoder cares to know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.layers import Conv1d, GroupNorm, weight_norm
+from enhance_ray.settings.ranges import Count, Whole
+from enhance_ray.settings.schema import settings
 
 _DILATIONS = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class AutoencoderConfig:
-    """Sizes of the autoencoder. The defaults are the original's.
+    """Sizes of the autoencoder. The defaults are the original's."""
 
-    Raises:
-        ConfigError: a size is out of its range.
-    """
-
-    latent: int = 64
+    latent: Count = 64
     """Channels of the latent."""
-    extra: int = 32
+    extra: Whole = 32
     """Channels of the vocoder features beyond as many as the mel has."""
-    hidden: int = 1024
+    hidden: Count = 1024
     """Channels inside."""
-    blocks: int = 4
+    blocks: Whole = 4
     """Residual blocks of encoder and of decoder."""
-    linear_maps: int = 4
+    linear_maps: Count = 4
     """Linear maps in a row that end the encoder."""
-    groups: int = 32
+    groups: Count = 32
     """Groups of the norms."""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "hidden", "linear_maps", "groups"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-        if self.extra < 0 or self.blocks < 0:
-            raise ConfigError("extra, blocks", "must not be negative")
         if self.hidden % self.groups:
             raise ConfigError("hidden", f"must be a multiple of groups ({self.groups}), got {self.hidden}")
 

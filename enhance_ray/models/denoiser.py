@@ -21,10 +21,10 @@ its place (`neighbours`): a phase cannot be guessed in bands, and they bring one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +33,9 @@ from enhance_ray.dsp.mel import erb_weights
 from enhance_ray.dsp.stft import istft, stft
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.unet import UNet
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.ranges import Count, Positive, Whole
+from enhance_ray.settings.schema import settings
 
 COMPRESSION = 0.3
 """Power of the magnitude in compressed features; Ephrat et al. 2018, arXiv:1804.03619, section 4."""
@@ -53,49 +55,38 @@ _FAINT_SECONDS = 3.0
 """How long that is averaged: pauses are judged with the speech around them."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class DenoiserConfig:
-    """Sizes of a denoiser. The defaults are the original's.
+    """Sizes of a denoiser. The defaults are the original's."""
 
-    Raises:
-        ConfigError: a size is out of its range.
-    """
-
-    n_fft: int = 1680
+    n_fft: Count = 1680
     """Window and transform length in samples; more than half of it is the shortest input."""
-    hop: int = 420
+    hop: Count = 420
     """Samples per frame."""
-    hidden: int = 16
+    hidden: Count = 16
     """Channels of the U-Net at full resolution."""
-    blocks: int = 4
+    blocks: Count = 4
     """Levels of the U-Net; each halves both axes and doubles the channels."""
     middle_blocks: int = 2
     """Blocks at the lowest resolution."""
-    recurrent: int = 0
+    recurrent: Whole = 0
     """Units in each direction of a recurrent block after them, which the original lacks; 0 is none."""
     features: Literal["polar", "compressed"] = "polar"
     """What the net sees of a bin: (magnitude, cos, sin), or (m, m cos, m sin) with m = magnitude ** 0.3."""
-    bands: int | None = None
+    bands: Annotated[int, Ge(4)] | None = None
     """Bands that the bins are merged into; None keeps every bin."""
     residual: bool = False
     """Add to every bin what the net chooses of its neighbours in time; the original only takes away."""
-    attenuation_limit_db: float | None = None
+    attenuation_limit_db: Positive | None = None
     """Most attenuation where noise is faint (`Denoiser.faintness`), since there a net takes more of the
     speech with it than the noise is worth; None sets no limit, as in the original. Not in training, where
     the net's own answer is judged."""
 
     def __post_init__(self) -> None:
-        for name in ("n_fft", "hop", "hidden", "blocks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-        if self.recurrent < 0:
-            raise ConfigError("recurrent", f"must not be negative, got {self.recurrent}")
         if self.hop * 2 > self.n_fft or self.n_fft % 2:
             raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
-        if self.bands is not None and not 4 <= self.bands < self.n_fft // 2 + 1:
-            raise ConfigError("bands", f"must be within [4, n_fft / 2], got {self.bands}")
-        if self.attenuation_limit_db is not None and not self.attenuation_limit_db > 0:
-            raise ConfigError("attenuation_limit_db", f"must be positive, got {self.attenuation_limit_db}")
+        if self.bands is not None and self.bands > self.n_fft // 2:
+            raise ConfigError("bands", f"must be at most n_fft / 2 ({self.n_fft // 2}), got {self.bands}")
 
 
 class Denoiser(nn.Module):

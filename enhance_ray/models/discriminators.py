@@ -7,31 +7,29 @@ By period (MPD): the waveform folded into pictures of 2, 3, 7, 13 and 17 columns
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.layers import LEAKY_SLOPE, weight_norm
+from enhance_ray.settings.schema import settings
 
 RESOLUTIONS = ((100, 400, 512), (256, 1024, 1024), (512, 2048, 2048))
 """(hop, window, transform) in samples: of the critics by resolution, and of the loss on spectrograms."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class DiscriminatorConfig:
-    """Sizes of the discriminators. The defaults are the original's.
+    """Sizes of the discriminators. The defaults are the original's."""
 
-    Raises:
-        ConfigError: a size is out of its range.
-    """
-
-    periods: tuple[int, ...] = (2, 3, 7, 13, 17)
+    periods: tuple[Annotated[int, Ge(2)], ...] = (2, 3, 7, 13, 17)
     """Columns of the folded waveform."""
-    period_channels: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    period_channels: Annotated[tuple[int, ...], MinLen(2)] = (64, 128, 256, 512, 1024)
     """Channels of the convolutions by period."""
     resolutions: tuple[tuple[int, int, int], ...] = RESOLUTIONS
     """(hop, window, transform) of the spectrograms, in samples."""
@@ -39,8 +37,6 @@ class DiscriminatorConfig:
     """Channels of the convolutions by resolution."""
 
     def __post_init__(self) -> None:
-        if any(period < 2 for period in self.periods) or len(self.period_channels) < 2:
-            raise ConfigError("periods, period_channels", "periods must be at least 2, channels at least two")
         if any(not 0 < hop <= window <= n_fft for hop, window, n_fft in self.resolutions):
             raise ConfigError("resolutions", f"expected hop <= window <= transform, got {self.resolutions}")
 

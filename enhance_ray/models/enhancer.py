@@ -12,9 +12,11 @@ second U-Net (`EnhancerConfig.repair`) may stand behind the denoiser, which give
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,22 +31,20 @@ from enhance_ray.models.noise import noise_field
 from enhance_ray.models.source_filter import SourceFilterConfig, SourceFilterVocoder
 from enhance_ray.models.vocoder import Vocoder, VocoderConfig
 from enhance_ray.models.wavenet import VelocityConfig, VelocityField
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import Sampling
+from enhance_ray.settings.ranges import Count, Positive, Share, WindowLength
+from enhance_ray.settings.schema import settings
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class EnhancerConfig:
-    """Sizes of the enhancer, its denoiser apart. The defaults are the original's.
+    """Sizes of the enhancer, its denoiser apart. The defaults are the original's."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    mels: int = 128
+    mels: Count = 128
     """Bands of the mel spectrogram."""
-    n_fft: int = 2048
+    n_fft: WindowLength = 2048
     """Window and transform length of the mel spectrogram, in samples."""
-    magnitude_floor: float = 1e-4
+    magnitude_floor: Positive = 1e-4
     """Magnitude that counts as silence in the mel."""
     preemphasis: float = 0.97
     """Coefficient of the first difference before the mel."""
@@ -55,26 +55,16 @@ class EnhancerConfig:
     """Sizes of the vocoder that takes the place of `vocoder` in compact models."""
     repair: DenoiserConfig | None = None
     """Sizes of a net that repairs what the denoiser gives; the original has none."""
-    latent_scale: float = 6.0
+    latent_scale: Positive = 6.0
     """Factor that suits the spread of the latents to the flow."""
-    time_divisor: int = 4
+    time_divisor: Annotated[int, Ge(2)] = 4
     """How unevenly the flow's times lie (`ode.warp`)."""
     gaussian_prior: bool = False
     """Start the flow in noise alone, and not in a blend with the latent of what came in."""
-    nfe: int = 64
+    nfe: Count = 64
     """Evaluations of the velocity field where a user names none."""
-    prior_temperature: float = 0.5
+    prior_temperature: Share = 0.5
     """Share of noise in where the flow starts, where a user names none."""
-
-    def __post_init__(self) -> None:
-        if self.mels < 1 or self.n_fft < 16 or self.n_fft % 2:
-            raise ConfigError("mels, n_fft", "mels must be positive, n_fft even and at least 16")
-        if self.magnitude_floor <= 0 or self.latent_scale <= 0:
-            raise ConfigError("magnitude_floor, latent_scale", "must be positive")
-        if self.time_divisor < 2:
-            raise ConfigError("time_divisor", f"must be at least 2, got {self.time_divisor}")
-        if self.nfe < 1 or not 0 <= self.prior_temperature <= 1:
-            raise ConfigError("nfe, prior_temperature", "must be at least 1, and within [0, 1]")
 
     @property
     def hop(self) -> int:
@@ -170,7 +160,7 @@ class EnhancerNet(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "batch time"],
-        options: EnhanceOptions | None = None,
+        options: Sampling | None = None,
         *,
         denoised: Float[Tensor, "batch time"] | None = None,
         prior_noise: Float[Tensor, "batch latent frame"] | None = None,
@@ -183,7 +173,7 @@ class EnhancerNet(nn.Module):
         Args:
             noisy: 44.1 kHz, any level, at least `shortest` samples. Rows do not influence each other; all of
                 a row does, through norms that pool over time (spec 8.4).
-            options: of which nfe, solver, quality, denoise_strength, prior_temperature and seed count.
+            options: how the flow is sampled; the defaults of `Sampling` if None.
             denoised: the denoiser's answer to the peak-normalised input, where it is known; else it is run.
             prior_noise: standard normal, where the flow starts; by default the noise field of the seed.
             vocoder_noise: standard normal, with `VocoderConfig.padding` more frames; by default the same.
@@ -198,7 +188,7 @@ class EnhancerNet(nn.Module):
         Raises:
             ConfigError: no step of the solver fits into nfe.
         """
-        options = options or EnhanceOptions()
+        options = options or Sampling()
         rows, frames = len(noisy), noisy.shape[-1] // self.hop
         starts = [0] * rows if first_frames is None else list(first_frames)
         if prior_noise is None:

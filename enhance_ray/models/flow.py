@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from enhance_ray.models import ode
 from enhance_ray.models.wavenet import VelocityField
-from enhance_ray.options import Solver
+from enhance_ray.settings.options import Solver
 
 SIGMA = 1e-4
 """Width of the paths."""

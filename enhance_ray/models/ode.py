@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import Solver
+from enhance_ray.settings.options import Solver
 
 State = TypeVar("State", Tensor, float)
 Velocity = Callable[[float, State], State]

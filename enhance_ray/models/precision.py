@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from enhance_ray.options import Precision
+from enhance_ray.settings.options import Precision
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:

@@ -18,9 +18,10 @@ answer fill its gaps alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +31,9 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models.autoencoder import ResidualBlock
 from enhance_ray.models.denoiser import band_matrices
 from enhance_ray.models.layers import Conv1d
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.ranges import Count, Whole
+from enhance_ray.settings.schema import settings
 
 _SOURCES = 3
 _ENVELOPE_BANDS = 32
@@ -49,42 +52,35 @@ _PAUSE = 2.5e-6
 """Power of the guide, whose peak is 1, below which a frame is taken for a pause: -56 dB."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class SourceFilterConfig:
-    """Sizes of the source-filter vocoder.
-
-    Raises:
-        ConfigError: a size is out of its range.
-    """
+    """Sizes of the source-filter vocoder."""
 
     n_fft: int = 1680
     """Window and transform length in samples."""
-    hop: int = 420
+    hop: Count = 420
     """Samples a frame."""
-    bands: int = 192
+    bands: Annotated[int, Ge(_ENVELOPE_BANDS)] = 192
     """Bands that have a gain each; the lower half are single bins."""
-    hidden: int = 256
+    hidden: Count = 256
     """Channels inside."""
-    blocks: int = 2
+    blocks: Whole = 2
     """Residual blocks."""
-    groups: int = 16
+    groups: Count = 16
     """Groups of the norms."""
     fill_below_db: float | None = None
     """Where the guide is louder than this, against the answer that the net would give, it stays as it is, and
     in pauses; None takes the answer everywhere. Not in training, where all of the answer is judged."""
-
-    fill_gain: float = 1.0
+    fill_gain: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Factor of what fills gaps: listeners and PESQ mind what is too much more than what lacks."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.fill_gain <= 1:
-            raise ConfigError("fill_gain", f"must be within (0, 1], got {self.fill_gain}")
-        if self.hop * 2 > self.n_fft or self.n_fft % 2 or self.hop < 1:
+        if self.hop * 2 > self.n_fft or self.n_fft % 2:
             raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
-        if not _ENVELOPE_BANDS <= self.bands < self.n_fft // 2 + 1:
-            raise ConfigError("bands", f"must be within [{_ENVELOPE_BANDS}, n_fft / 2], got {self.bands}")
-        if self.blocks < 0 or self.hidden < 1 or self.groups < 1 or self.hidden % self.groups:
-            raise ConfigError("hidden", f"must be a positive multiple of groups, got {self.hidden}")
+        if self.bands > self.n_fft // 2:
+            raise ConfigError("bands", f"must be at most n_fft / 2 ({self.n_fft // 2}), got {self.bands}")
+        if self.hidden % self.groups:
+            raise ConfigError("hidden", f"must be a multiple of groups ({self.groups}), got {self.hidden}")
 
 
 class SourceFilterVocoder(nn.Module):

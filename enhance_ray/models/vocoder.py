@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enhance_ray.errors import ConfigError
 from enhance_ray.models import kernels
 from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, weight_norm
+from enhance_ray.settings.ranges import Count, NotEmpty, Whole
+from enhance_ray.settings.schema import settings
 
 _TILE = {"cpu": 512}
 _TILE_ON_GPU = 2048
@@ -37,37 +38,22 @@ _CACHED_SAMPLES = 4096
 """Samples that are worked on at once on a CPU, where that much stays in the second-level cache."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class VocoderConfig:
-    """Sizes of the vocoder. The defaults are the original's.
+    """Sizes of the vocoder. The defaults are the original's."""
 
-    Raises:
-        ConfigError: a size is out of its range.
-    """
-
-    channels: int = 96
+    channels: Count = 96
     """Channels at every rate."""
-    noise: int = 128
+    noise: Count = 128
     """Channels of the noise that it starts from."""
-    strides: tuple[int, ...] = (7, 5, 4, 3)
+    strides: NotEmpty[Annotated[int, Ge(2)]] = (7, 5, 4, 3)
     """Upsampling of each block; their product is the hop."""
-    dilations: tuple[int, ...] = (1, 3, 9, 27)
+    dilations: NotEmpty[Count] = (1, 3, 9, 27)
     """Of the convolution before each location-variable one."""
-    predictor_hidden: int = 64
+    predictor_hidden: Count = 64
     """Channels of the kernel predictors."""
-    padding: int = 10
+    padding: Whole = 10
     """Frames of zeros that are appended and cut off again."""
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "noise", "predictor_hidden"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-        if not self.strides or min(self.strides) < 2:
-            raise ConfigError("strides", f"expected strides of at least 2, got {self.strides}")
-        if not self.dilations or min(self.dilations) < 1:
-            raise ConfigError("dilations", f"expected dilations of at least 1, got {self.dilations}")
-        if self.padding < 0:
-            raise ConfigError("padding", f"must not be negative, got {self.padding}")
 
     @property
     def hop(self) -> int:

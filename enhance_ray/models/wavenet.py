@@ -14,46 +14,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from annotated_types import Ge, MultipleOf, Predicate
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enhance_ray.errors import ConfigError
 from enhance_ray.models import kernels
 from enhance_ray.models.layers import Conv1d
+from enhance_ray.settings.ranges import Count, Words
+from enhance_ray.settings.schema import settings
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class VelocityConfig:
-    """Sizes of the velocity field. The defaults are the original's.
+    """Sizes of the velocity field. The defaults are the original's."""
 
-    Raises:
-        ConfigError: a size is out of its range.
-    """
-
-    hidden: int = 512
+    hidden: Count = 512
     """Channels of a layer's input."""
-    layers: int = 30
+    layers: Count = 30
     """Gated layers."""
-    kernel: int = 3
+    kernel: Annotated[int, Ge(1), Predicate(lambda taps: taps % 2), Words("an odd number from 1 on")] = 3
     """Taps of the dilated convolutions; odd."""
-    dilation_cycle: int = 5
+    dilation_cycle: Count = 5
     """Dilations double from layer to layer and start again after as many."""
-    time_channels: int = 128
+    time_channels: Annotated[int, Ge(4), MultipleOf(2)] = 128
     """Length of the embedding of time; even."""
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "dilation_cycle"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ConfigError("kernel", f"must be odd, got {self.kernel}")
-        if self.time_channels < 4 or self.time_channels % 2:
-            raise ConfigError("time_channels", f"must be even and at least 4, got {self.time_channels}")
 
 
 class Layer(nn.Module):

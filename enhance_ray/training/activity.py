@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from enhance_ray.models import activity, packaged
 from enhance_ray.models.activity import STEP, ActivityNet
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.bank import Bank, load_bank
 from enhance_ray.training.corpus import load_rirs
 from enhance_ray.training.degrade import add_room, clip, limit_bandwidth

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from enhance_ray import audio
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.errors import AudioError, ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.parallel import in_order
 from enhance_ray.training.sources import Source
 

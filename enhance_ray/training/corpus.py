@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import scipy
@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 
 from enhance_ray import audio
 from enhance_ray.errors import AudioReadError, ConfigError
-from enhance_ray.options import MODEL_RATE
-from enhance_ray.training.degrade import Range, Response, Waveform, direct_path, resample_fft
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.ranges import NotNegative, Positive, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade import Response, Waveform, direct_path, resample_fft
 from enhance_ray.training.parallel import in_order
 from enhance_ray.training.splits import Split, held_out
 
@@ -457,31 +459,23 @@ def _checked_responses(path: str, responses: Block) -> Block:
 # ---------------------------------------------------------------------------------- simulation
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class RoomRanges:
-    """What rooms are drawn from. Lengths in metres.
+    """What rooms are drawn from. Lengths in metres."""
 
-    Raises:
-        ConfigError: a range is upside down or not positive.
-    """
-
-    length: Range = (2.5, 10.0)
-    width: Range = (2.0, 8.0)
-    height: Range = (2.2, 4.0)
-    t60: Range = (0.1, 1.5)
+    length: Annotated[tuple[Positive, Positive], Within()] = (2.5, 10.0)
+    width: Annotated[tuple[Positive, Positive], Within()] = (2.0, 8.0)
+    height: Annotated[tuple[Positive, Positive], Within()] = (2.2, 4.0)
+    t60: Annotated[tuple[Positive, Positive], Within()] = (0.1, 1.5)
     """Seconds, drawn on a logarithmic scale; redrawn, as the room is, where no walls can absorb that much."""
-    distance: Range = (0.3, 4.0)
+    distance: Annotated[tuple[Positive, Positive], Within()] = (0.3, 4.0)
     """From mouth to microphone."""
-    wall: float = 0.3
+    wall: NotNegative = 0.3
     """Closest that either is to a wall."""
 
     def __post_init__(self) -> None:
-        for name in ("length", "width", "height", "t60", "distance"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ConfigError(name, f"expected [low, high] with 0 < low <= high, got [{low:g}, {high:g}]")
         shortest = min(self.length[0], self.width[0], self.height[0])
-        if not 0 <= 2 * self.wall < shortest:
+        if 2 * self.wall >= shortest:
             raise ConfigError("wall", f"expected less than half of {shortest:g} m, got {self.wall:g}")
 
 

@@ -19,14 +19,15 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import fsspec
 import numpy as np
 import scipy
 import torch
+from annotated_types import Gt, Interval
 from filelock import FileLock
 from jaxtyping import Float32
 from numpy.typing import NDArray
@@ -35,7 +36,9 @@ from torch.utils.data import DataLoader, Dataset
 from enhance_ray.audio import is_remote
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.ranges import Count, NotNegative, Positive, Probability, WholeRange, Within
+from enhance_ray.settings.schema import settings
 from enhance_ray.training.bank import Bank, Recordings, StreamedBank, load_bank
 from enhance_ray.training.corpus import load_rirs
 from enhance_ray.training.degrade import (
@@ -56,7 +59,7 @@ from enhance_ray.training.voices import Voices
 Waveform = Float32[np.ndarray, " time"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class CorpusConfig:
     """Where speech, noise and rooms are."""
 
@@ -84,21 +87,17 @@ class CorpusConfig:
     """Words in the names of noise files that hold impulsive sounds, for `ExampleConfig.bursts`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class ExampleConfig:
-    """How examples are made. The defaults are the original's; what it lacks is off.
+    """How examples are made. The defaults are the original's; what it lacks is off."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    crop_seconds: float = 3.0
+    crop_seconds: Annotated[float, Gt(0.05)] = 3.0
     """Length of an example."""
-    crops_per_clip: int = 1
+    crops_per_clip: Count = 1
     """Examples that one recording gives in a row: more of them spare a reader of remote files its work."""
-    silence_probability: float = 0.01
+    silence_probability: Probability = 0.01
     """How often there is no speech at all."""
-    distort_probability: float = 0.5
+    distort_probability: Probability = 0.5
     """How often speech is distorted; noise always is."""
     distorter: Distorter = field(default_factory=Distorter)
     """What distorting is."""
@@ -108,68 +107,47 @@ class ExampleConfig:
     """Range of the signal-to-noise ratio where speech is active; replaces ``share``."""
     join_clips: bool = False
     """Fill a crop with several clips of one speaker and gaps; otherwise with one clip and silence."""
-    speed: float = 0.0
+    speed: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
     """Largest relative change of speed and pitch of the speech."""
     voices: Voices = field(default_factory=Voices)
     """Other kinds of speech that are made of it."""
-    room_probability: float = 0.0
+    room_probability: Probability = 0.0
     """How often speech is put into a room."""
-    room_tail: float | None = None
+    room_tail: Positive | None = None
     """Reverberation time in seconds to which the target's room is damped; None leaves the room as it is."""
-    room_early: float = 0.02
+    room_early: NotNegative = 0.02
     """Seconds after the direct sound that the target keeps of its room as they are."""
-    noiseless_probability: float = 0.0
+    noiseless_probability: Probability = 0.0
     """How often there is no noise: where speech needs nothing, the net is to do nothing."""
-    noiseless_damage: float = 0.5
+    noiseless_damage: Probability = 0.5
     """How often one of the effects of ``recording``, drawn by their probabilities, is applied to such speech;
     the others leave it alone."""
-    babble_probability: float = 0.0
+    babble_probability: Probability = 0.0
     """How often the noise is made of several speakers at once."""
-    babble_voices: tuple[int, int] = (4, 8)
+    babble_voices: Annotated[WholeRange, Within(1)] = (4, 8)
     """How many of them."""
     babble_snr_db: tuple[float, float] | None = None
     """Range of the signal-to-noise ratio there; by default ``snr_db``."""
     bursts: Bursts = field(default_factory=Bursts)
     """How often the noise is made of keys, impacts and steps, and how; needs `CorpusConfig.bursts`."""
-    max_noises: int = 1
+    max_noises: Count = 1
     """Most recordings that make up the noise."""
     recording: RecordingChain = field(default_factory=RecordingChain)
     """What happens to the mixture and not to the target: hum, clipping, codecs, lost packets."""
-    pair_probability: float = 0.0
+    pair_probability: Probability = 0.0
     """How often an example is a crop of `CorpusConfig.pairs` instead; its "clean" is the target, too."""
     same_band: bool = False
     """Whether the target is cut off where ``recording`` cut off the mixture: a mask cannot bring back what is
     above, and would learn to make noise of it."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "silence_probability",
-            "distort_probability",
-            "room_probability",
-            "noiseless_probability",
-            "noiseless_damage",
-            "pair_probability",
-            "babble_probability",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(name, f"must be within [0, 1], got {getattr(self, name)}")
-        if self.crop_seconds <= 0.05:
-            raise ConfigError("crop_seconds", f"must be above 0.05, got {self.crop_seconds}")
-        if not 0 <= self.speed <= 0.5:
-            raise ConfigError("speed", f"must be within [0, 0.5], got {self.speed}")
-        for name in ("max_noises", "crops_per_clip"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-        if self.room_tail is not None and (self.room_tail <= 0 or self.snr_db is None):
-            raise ConfigError("room_tail", "must be positive, and needs snr_db")
-        if self.room_early < 0:
-            raise ConfigError("room_early", f"must not be negative, got {self.room_early}")
-        if not 1 <= self.babble_voices[0] <= self.babble_voices[1]:
-            raise ConfigError("babble_voices", f"expected 1 <= low <= high, got {self.babble_voices}")
         if self.babble_probability + self.bursts.probability > 1:
             raise ConfigError("babble_probability", "must not be above 1 together with that of bursts")
-        if self.snr_db is None and (self.babble_snr_db is not None or self.bursts.probability):
-            raise ConfigError("babble_snr_db, bursts", "need snr_db")
+        needs = {"room_tail": self.room_tail, "babble_snr_db": self.babble_snr_db}
+        needs["bursts"] = self.bursts.probability or None
+        for name, value in needs.items():
+            if value is not None and self.snr_db is None:
+                raise ConfigError(name, "needs snr_db")
 
 
 class Banks(NamedTuple):

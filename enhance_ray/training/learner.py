@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings.ranges import Positive, Whole
+from enhance_ray.settings.schema import settings
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class OptimizerConfig:
-    """Adam with a linear warm-up and a linear decay; the defaults are the original's (spec 6.7).
+    """Adam with a linear warm-up and a linear decay; the defaults are the original's (spec 6.7)."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    min_lr: float = 1e-5
+    min_lr: Positive = 1e-5
     """Learning rate before the first and after the last step."""
     max_lr: float = 1e-4
     """Learning rate at the end of the warm-up."""
-    warmup_steps: int = 1000
+    warmup_steps: Whole = 1000
     """Steps from `min_lr` to `max_lr`."""
     max_steps: int = 1_000_000
     """Steps of the whole run."""
-    gradient_clipping: float = 1.0
+    gradient_clipping: Positive = 1.0
     """Largest L2 norm of all gradients together."""
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Decay per step of the moving average of the weights, which is validated and saved; 0 is none."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_lr <= self.max_lr:
-            raise ConfigError("min_lr, max_lr", "expected 0 < min_lr <= max_lr")
-        if not 0 <= self.warmup_steps < self.max_steps:
-            raise ConfigError("warmup_steps, max_steps", "expected 0 <= warmup_steps < max_steps")
-        if self.gradient_clipping <= 0:
-            raise ConfigError("gradient_clipping", f"must be positive, got {self.gradient_clipping}")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError("ema_decay", f"must be within [0, 1), got {self.ema_decay}")
+        if self.min_lr > self.max_lr:
+            raise ConfigError("max_lr", f"must be at least min_lr ({self.min_lr:g}), got {self.max_lr:g}")
+        if self.warmup_steps >= self.max_steps:
+            raise ConfigError(
+                "max_steps", f"must be above warmup_steps ({self.warmup_steps}), got {self.max_steps}"
+            )
 
     def lr(self, step: int) -> float:
         """Learning rate of the update number ``step``, counted from 0."""

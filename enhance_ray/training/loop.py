@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from enhance_ray import checkpoint
-from enhance_ray import config as configuration
 from enhance_ray.errors import CheckpointError, ConfigError, TrainingDivergedError
 from enhance_ray.memory import keep_large_blocks
 from enhance_ray.models.precision import resolve_precision
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training import tasks, validation
 from enhance_ray.training.board import Board
 from enhance_ray.training.context import TrainContext
@@ -83,7 +83,7 @@ def run(
     )
     trainer = Trainer(config, context, banks)
     board_folder = context.folder if context.rank == 0 else None
-    settings = configuration.to_tree(config)
+    settings = trees.to_tree(config)
     # Examples of a run are of one length: cuDNN may try which of its ways is the fastest.
     tuned = torch.backends.cudnn.flags(enabled=True, benchmark=True)
     with Board(board_folder, track=config.track, name=config.name, settings=settings) as board, tuned:
@@ -157,7 +157,7 @@ class Trainer:
             "weights": {key: p.detach() for key, p in self.learning.items()},
             "learners": {name: learner.state() for name, learner in self.task.learners.items()},
             "others": {name: net.state_dict() for name, net in self.task.others().items()},
-            "train_config": configuration.to_tree(self.config),
+            "train_config": trees.to_tree(self.config),
         }
         weights = {**self.net.state_dict(), **self.average}
         checkpoint.save(folder, self.task.model_config, weights, state=state)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,13 +15,15 @@ from enhance_ray.dsp.mel import erb_weights, slaney_filter_bank
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.discriminators import RESOLUTIONS
 from enhance_ray.models.layers import Total, alone
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.ranges import NotEmpty, NotNegative, Positive, Share
+from enhance_ray.settings.schema import settings
 
 Scores = Mapping[str, Sequence[Tensor]]
 """What `models.discriminators.Discriminator` answers."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class DenoiserLossConfig:
     """Weights of the denoiser's losses. The defaults are the original's: waveform L1 alone.
 
@@ -28,71 +31,49 @@ class DenoiserLossConfig:
         ConfigError: nothing is weighted, or a value is out of range.
     """
 
-    waveform: float = 1.0
+    waveform: NotNegative = 1.0
     """Weight of the mean absolute difference of samples."""
-    spectrum: float = 0.0
+    spectrum: NotNegative = 0.0
     """Weight of `compressed_spectral_loss`, averaged over ``resolutions``."""
-    resolutions: tuple[int, ...] = (512, 1024, 2048)
+    resolutions: NotEmpty[Annotated[int, Ge(16)]] = (512, 1024, 2048)
     """Window lengths in samples of that loss."""
-    complex_share: float = 0.3
+    complex_share: Share = 0.3
     """Share of the phase-aware part in that loss, in [0, 1]."""
-    erb_share: float = 0.0
+    erb_share: Share = 0.0
     """Share of a bin's weight in that loss that follows the ear's scale of frequency (`erb_weights`), in
     [0, 1]. At 0 every bin weighs the same, and all below 1 kHz is 4.5 % of the loss."""
-    over_suppression: float = 1.0
+    over_suppression: Positive = 1.0
     """How often a magnitude counts in that loss where it is below its target: speech that was taken away
     costs so many times what noise that was left does."""
-    loudness: float = 0.0
+    loudness: NotNegative = 0.0
     """Weight of `loudness_loss`."""
     keep_level: bool = False
     """Scale the target by the input's peak, so that speech keeps its level; the original scales it by its
     own peak, which asks the net for a gain that a mask cannot give."""
 
     def __post_init__(self) -> None:
-        weights = (self.waveform, self.spectrum, self.loudness)
-        if min(weights) < 0 or sum(weights) == 0:
-            raise ConfigError(
-                "waveform, spectrum, loudness", "must not be negative, and one must be positive"
-            )
-        for name in ("complex_share", "erb_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(name, f"must be within [0, 1], got {getattr(self, name)}")
-        if self.over_suppression <= 0:
-            raise ConfigError("over_suppression", f"must be positive, got {self.over_suppression}")
-        if not self.resolutions or min(self.resolutions) < 16:
-            raise ConfigError(
-                "resolutions", f"expected window lengths of at least 16, got {self.resolutions}"
-            )
+        if not self.waveform + self.spectrum + self.loudness:
+            raise ConfigError("waveform, spectrum, loudness", "one of the weights must be positive")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class AutoencoderLossConfig:
-    """Weights of stage 1's losses. The defaults are the original's.
+    """Weights of stage 1's losses. The defaults are the original's."""
 
-    Raises:
-        ConfigError: a weight is negative.
-    """
-
-    mse: float = 1.0
+    mse: NotNegative = 1.0
     """Weight of the squared difference of mels that the features stand for."""
-    stft: float = 1.0
+    stft: NotNegative = 1.0
     """Weight of `stft_loss`: spectral convergence and log magnitudes."""
-    spectrum: float = 0.0
+    spectrum: NotNegative = 0.0
     """Weight of `compressed_spectral_loss`, which hears quiet bins and, where a guide brings them, phases;
     averaged over ``resolutions``."""
     resolutions: tuple[int, ...] = (512, 2048)
     """Window lengths in samples of that loss."""
-    complex_share: float = 0.1
+    complex_share: Share = 0.1
     """Share of the phase-aware part in that loss, in [0, 1]."""
-    guided_share: float | None = None
+    guided_share: Share | None = None
     """That share where the vocoder's guide brings the phase; by default the same. Where nothing does, phases
     are a guess, and a large share would ask for silence."""
-
-    def __post_init__(self) -> None:
-        if min(self.mse, self.stft, self.spectrum) < 0 or not 0 <= self.complex_share <= 1:
-            raise ConfigError("loss", "weights must not be negative, complex_share within [0, 1]")
-        if self.guided_share is not None and not 0 <= self.guided_share <= 1:
-            raise ConfigError("guided_share", f"must be within [0, 1], got {self.guided_share}")
 
 
 def compressed_spectral_loss(

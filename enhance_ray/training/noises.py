@@ -6,16 +6,16 @@ Bursts are what a mean level does not describe: keys, clicks, doors, steps, thin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.settings.ranges import Probability, Range, WholeRange, Within
+from enhance_ray.settings.schema import settings
 from enhance_ray.training.bank import Recordings
-from enhance_ray.training.degrade.effect import Range, Waveform, WholeRange, check_probability, draw_whole
+from enhance_ray.training.degrade.effect import Waveform, draw_whole
 
 _SEARCH_SECONDS = 1.5
 """Of a recording, in which a burst is looked for."""
@@ -23,39 +23,23 @@ _ONSET_SECONDS = 0.01
 """Kept before the loudest sample of a burst."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Bursts:
-    """Impulsive sounds from the recordings that `CorpusConfig.bursts` names.
+    """Impulsive sounds from the recordings that `CorpusConfig.bursts` names."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    LIMITS: ClassVar = {"events": (1, 100), "seconds": (0.01, 1.5), "snr_db": (-40, 60)}
-
-    probability: float = 0.0
+    probability: Probability = 0.0
     """How often they are the noise, or the most of it, in [0, 1]."""
-    going_on: float = 0.5
+    going_on: Probability = 0.5
     """How often a recording goes on for all of the example, as typing and steps do; else there are single
     events."""
-    events: WholeRange = (1, 8)
+    events: Annotated[WholeRange, Within(1, 100)] = (1, 8)
     """How many, where they are single."""
-    seconds: Range = (0.05, 0.8)
+    seconds: Annotated[Range, Within(0.01, 1.5)] = (0.05, 0.8)
     """How long one is."""
-    snr_db: Range = (-5.0, 15.0)
+    snr_db: Annotated[Range, Within(-40, 60)] = (-5.0, 15.0)
     """Level of speech over that of the bursts, both where they are active."""
-    background: float = 0.5
+    background: Probability = 0.5
     """How often there is other noise, too, 10 to 30 dB weaker."""
-
-    def __post_init__(self) -> None:
-        for name in ("probability", "going_on", "background"):
-            check_probability(name, getattr(self, name))
-        for name, (floor, ceiling) in self.LIMITS.items():
-            low, high = getattr(self, name)
-            if not floor <= low <= high <= ceiling:
-                raise ConfigError(
-                    name, f"expected {floor:g} <= low <= high <= {ceiling:g}, got [{low}, {high}]"
-                )
 
     def draw(
         self, noise: Recordings, chosen: NDArray[np.int64], length: int, rng: np.random.Generator

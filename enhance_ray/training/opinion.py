@@ -34,7 +34,7 @@ from enhance_ray import checkpoint, metrics
 from enhance_ray.memory import keep_large_blocks
 from enhance_ray.models import packaged
 from enhance_ray.models.opinion import OpinionNet
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.degrade import (
     BandFilter,
     Clipping,

@@ -18,40 +18,35 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import fsspec
 import numpy as np
 import soundfile
+from annotated_types import Ge
 
 from enhance_ray import audio
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.settings.ranges import Positive
+from enhance_ray.settings.schema import settings
 from enhance_ray.training.corpus import Progress, parallel_map
 from enhance_ray.training.sources import MANIFEST_NAME, Source, list_sources, parquet
 from enhance_ray.training.splits import Split
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class PackConfig:
-    """How shards are made.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """How shards are made."""
 
     format: Literal["tar", "parquet"] = "tar"
     """WebDataset's tar, or Parquet with the recordings' bytes in the column "audio"."""
-    shard_megabytes: float = 256.0
+    shard_megabytes: Positive = 256.0
     """About how large a shard is."""
-    max_seconds: float = 30.0
+    max_seconds: Annotated[float, Ge(1)] = 30.0
     """Longer recordings are cut into pieces of at most this length."""
     held_out_every: int = 8
     """One in so many recordings is for validation where the input names no split."""
-
-    def __post_init__(self) -> None:
-        if self.shard_megabytes <= 0 or self.max_seconds < 1:
-            raise ConfigError("shard_megabytes, max_seconds", "must be positive, max_seconds at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,102 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.discriminators import DiscriminatorConfig
 from enhance_ray.models.enhancer import EnhancerConfig
-from enhance_ray.options import Precision, Solver
+from enhance_ray.settings.options import Precision, Solver
+from enhance_ray.settings.ranges import Count, Positive, Range, Share, Whole, Within
+from enhance_ray.settings.schema import settings
 from enhance_ray.training.examples import CorpusConfig, ExampleConfig
 from enhance_ray.training.learner import OptimizerConfig
 from enhance_ray.training.losses import AutoencoderLossConfig, DenoiserLossConfig
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class AutoencoderStageConfig:
     """What stage 1 alone needs. The defaults are the original's."""
 
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
-    gan_start: int | None = 5000
+    gan_start: Whole | None = 5000
     """Step from which the critics take part; None leaves them out."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """Sizes of the critics."""
 
-    def __post_init__(self) -> None:
-        if self.gan_start is not None and self.gan_start < 0:
-            raise ConfigError("gan_start", f"must not be negative, got {self.gan_start}")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class FlowStageConfig:
     """What stage 2 alone needs. The defaults are the original's, but for the latents' scale."""
 
     autoencoder_from: str | None = None
     """Stage 1: its checkpoint, or its run folder for the newest one. Needed unless `init_from` is given."""
-    latent_scale: float | None = None
+    latent_scale: Positive | None = None
     """Factor for the latents; by default measured, so that they have a standard deviation of 1."""
     train_denoiser: bool = True
     """Whether the denoiser goes on learning beside the flow."""
-    validation_nfe: int = 16
+    validation_nfe: Annotated[int, Ge(2)] = 16
     """Evaluations of the velocity field for each validation example."""
 
-    def __post_init__(self) -> None:
-        if self.latent_scale is not None and self.latent_scale <= 0:
-            raise ConfigError("latent_scale", f"must be positive, got {self.latent_scale}")
-        if self.validation_nfe < 2:
-            raise ConfigError("validation_nfe", f"must be at least 2, got {self.validation_nfe}")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class DistilStageConfig:
     """What distillation alone needs: the flow learns to reach in few evaluations where it leads in many. The
     original has none."""
 
-    nfe: int = 2
+    nfe: Count = 2
     """Evaluations for which the model is made; it recommends them afterwards."""
     teacher_nfe: int = 16
     """Evaluations of the flow that it starts with, for each example."""
     teacher_solver: Solver = "ab2"
-    most_temperature: float = 0.6
+    most_temperature: Share = 0.6
     """Largest share of noise in the starts, which are drawn evenly."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.nfe < self.teacher_nfe:
-            raise ConfigError(
-                "nfe, teacher_nfe", f"the teacher's must be more, got {self.nfe}, {self.teacher_nfe}"
-            )
-        if not 0 <= self.most_temperature <= 1:
-            raise ConfigError("most_temperature", f"must be within [0, 1], got {self.most_temperature}")
+        if self.nfe >= self.teacher_nfe:
+            raise ConfigError("teacher_nfe", f"must be above nfe ({self.nfe}), got {self.teacher_nfe}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class VocoderStageConfig:
     """What stage 3 alone needs: the vocoder learns from what the flow gives. The original has none."""
 
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     """Of waveforms; the weight of the mel does not count."""
-    nfe: int = 4
+    nfe: Annotated[int, Ge(2)] = 4
     """Evaluations of the velocity field for each example, in training and validation."""
-    prior_temperature: tuple[float, float] = (0.0, 0.6)
+    prior_temperature: Annotated[Range, Within(0, 1)] = (0.0, 0.6)
     """Range of the share of noise in where the flow starts."""
 
-    def __post_init__(self) -> None:
-        if self.nfe < 2:
-            raise ConfigError("nfe", f"must be at least 2, got {self.nfe}")
-        low, high = self.prior_temperature
-        if not 0 <= low <= high <= 1:
-            raise ConfigError("prior_temperature", f"expected 0 <= low <= high <= 1, got [{low}, {high}]")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class TrainConfig:
-    """One training run.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """One training run."""
 
     stage: Literal["denoiser", "autoencoder", "flow", "distil", "vocoder", "repair"] = "denoiser"
     """What learns: the denoiser; stage 1, autoencoder and vocoder; stage 2, the flow; and if wanted three
@@ -107,7 +86,7 @@ class TrainConfig:
     """Name of the model, for its config.yaml and reports."""
     seed: int = 0
     """Decides the initial weights and every example."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Examples per worker and step."""
     precision: Precision = "fp32"
     """Type of the convolutions; "auto" is bf16 where the processor has it, and a CPU that has not would take
@@ -135,25 +114,20 @@ class TrainConfig:
     """Of what learns; the critics have one of their own with the same settings."""
     track: Literal["mlflow", "wandb"] | None = None
     """Who is told of the curves, beside TensorBoard."""
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between lines of the log."""
-    validate_every: int = 5000
+    validate_every: Count = 5000
     """Steps between validations."""
-    checkpoint_every: int = 5000
+    checkpoint_every: Count = 5000
     """Steps between checkpoints; there is one at the end, too."""
-    validation_examples: int = 32
+    validation_examples: Count = 32
     """Size of the validation set, which is the same every time."""
     validation_seconds: float = 5.0
     """Length of a validation example."""
-    workers: int = 1
+    workers: Whole = 1
     """Processes that make examples; 0 makes them in the training process. On a cluster Ray Data decides."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "log_every", "validate_every", "checkpoint_every", "validation_examples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-        if self.workers < 0:
-            raise ConfigError("workers", f"must not be negative, got {self.workers}")
         if self.stage == "flow" and self.init_from is None and self.flow.autoencoder_from is None:
             raise ConfigError("flow: autoencoder_from", "stage 2 needs a stage 1 to build on, or init_from")
         if self.stage in ("distil", "vocoder", "repair") and self.init_from is None:

@@ -13,7 +13,7 @@ from enhance_ray.models.denoiser import normalise_peak
 from enhance_ray.models.enhancer import EnhancerNet
 from enhance_ray.models.flow import Flow
 from enhance_ray.models.layers import Total, alone
-from enhance_ray.options import Solver
+from enhance_ray.settings.options import Solver
 from enhance_ray.training.losses import (
     AutoencoderLossConfig,
     DenoiserLossConfig,

@@ -30,7 +30,7 @@ from enhance_ray.models.discriminators import Discriminator
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
 from enhance_ray.models.flow import Flow
 from enhance_ray.models.layers import Total, alone
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import Sampling
 from enhance_ray.training.context import TrainContext
 from enhance_ray.training.draws import flow_draws, prior_noise, vocoder_noise
 from enhance_ray.training.examples import Banks, Batch, Part, make_clean
@@ -310,7 +310,7 @@ class FlowTask:
             self._draws(batch),
             train_denoiser=self.config.flow.train_denoiser,
         )
-        restored = self.net(batch["noisy"], EnhanceOptions(nfe=self.config.flow.validation_nfe))[0]
+        restored = self.net(batch["noisy"], Sampling(nfe=self.config.flow.validation_nfe))[0]
         return Heard(float(result.loss), restored, batch["clean"][0, : len(restored)])
 
     def others(self) -> dict[str, nn.Module]:
@@ -360,10 +360,10 @@ class DistilTask:
         draws = self._draws(batch)
         _, start, guide = way_in(self.net, normalise_peak(batch["noisy"]), draws.prior, draws.temperature)
         settings = self.config.distil
-        solver, nfe = EnhanceOptions().sampling(settings.nfe)
+        solver, nfe = Sampling().sampling(settings.nfe)
         few = self.net.flow.sample(start, guide, solver=solver, nfe=nfe)
         many = self.teacher.sample(start, guide, solver=settings.teacher_solver, nfe=settings.teacher_nfe)
-        restored = self.net(batch["noisy"], EnhanceOptions(nfe=settings.nfe))[0]
+        restored = self.net(batch["noisy"], Sampling(nfe=settings.nfe))[0]
         loss = float((few - many).abs().mean())
         return Heard(loss, restored, batch["clean"][0, : len(restored)])
 

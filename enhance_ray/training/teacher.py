@@ -27,9 +27,10 @@ import soundfile
 import torch
 from jaxtyping import Float32
 
-from enhance_ray import config, resemble
+from enhance_ray import resemble
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.bank import StreamedBank
 from enhance_ray.training.degrade import resample_fft
 from enhance_ray.training.examples import Examples, load_banks
@@ -159,7 +160,7 @@ def main() -> None:
     if arguments.recordings:
         answer(arguments.out, recordings(arguments.recordings), teacher)
     if arguments.examples:
-        settings = config.load(TrainConfig, arguments.examples, arguments.set)
+        settings = trees.load(TrainConfig, arguments.examples, arguments.set)
         answer(arguments.out, mixtures(settings, arguments.count), teacher)
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32
 
 from enhance_ray import metrics
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.context import TrainContext
 from enhance_ray.training.examples import Banks, ExampleConfig, make_example
 from enhance_ray.training.tasks import Task

@@ -6,15 +6,16 @@ What comes out is clean speech of another kind, and counts as clean wherever an 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import field
+from typing import Annotated
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from enhance_ray.errors import ConfigError
-from enhance_ray.training.degrade.effect import Effect, Range, Waveform, check_probability
+from enhance_ray.settings.ranges import Probability, Range, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade.effect import Effect, Waveform
 
 _WINDOW_SECONDS = 0.046
 """Two to five periods of a voice."""
@@ -128,38 +129,32 @@ def _sound(spectrum: NDArray[np.complexfloating], window: int, length: int) -> W
 # ----------------------------------------------------------------------------------- ranges
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Held(Effect):
     """Held and slow speech: `hold`."""
 
-    LIMITS: ClassVar = {"speed": (0.05, 1)}
-
-    speed: Range = (0.25, 0.7)
+    speed: Annotated[Range, Within(0.05, 1)] = (0.25, 0.7)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         return hold(waveform, sample_rate, speed=rng.uniform(*self.speed))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Tilted(Effect):
     """Shouted to soft speech: `tilt`."""
 
-    LIMITS: ClassVar = {"slope_db": (-12, 12)}
-
-    slope_db: Range = (-4.0, 5.0)
+    slope_db: Annotated[Range, Within(-12, 12)] = (-4.0, 5.0)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         return tilt(waveform, sample_rate, slope_db=rng.uniform(*self.slope_db))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Growled(Effect):
     """Rough speech: `growl`."""
 
-    LIMITS: ClassVar = {"depth": (0, 1), "frequency": (1, 200)}
-
-    depth: Range = (0.4, 0.95)
-    frequency: Range = (25.0, 90.0)
+    depth: Annotated[Range, Within(0, 1)] = (0.4, 0.95)
+    frequency: Annotated[Range, Within(1, 200)] = (25.0, 90.0)
     """Hz."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
@@ -167,7 +162,7 @@ class Growled(Effect):
         return growl(waveform, sample_rate, depth=depth, frequency=frequency, rng=rng)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Whispered(Effect):
     """Whispered speech: `whisper`."""
 
@@ -175,28 +170,18 @@ class Whispered(Effect):
         return whisper(waveform, sample_rate, rng)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Voices:
-    """How often voices are changed, and how; by default never.
+    """How often voices are changed, and how; by default never."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    pitch_probability: float = 0.0
+    pitch_probability: Probability = 0.0
     """How often speech is played at another speed, far enough to be another's voice."""
-    pitch: Range = (0.75, 1.4)
+    pitch: Annotated[Range, Within(0.5, 2)] = (0.75, 1.4)
     """Factor of pitch, formants and speed."""
     held: Held = field(default_factory=Held)
     tilted: Tilted = field(default_factory=Tilted)
     growled: Growled = field(default_factory=Growled)
     whispered: Whispered = field(default_factory=Whispered)
-
-    def __post_init__(self) -> None:
-        check_probability("pitch_probability", self.pitch_probability)
-        low, high = self.pitch
-        if not 0.5 <= low <= high <= 2:
-            raise ConfigError("pitch", f"expected 0.5 <= low <= high <= 2, got [{low:g}, {high:g}]")
 
     def draw_pitch(self, rng: np.random.Generator) -> float:
         """The factor of this example, mostly 1."""

@@ -14,7 +14,7 @@ from enhance_ray.cluster.bulk.identity import Fingerprint, open_job
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 
 @pytest.fixture

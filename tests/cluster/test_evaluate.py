@@ -16,7 +16,7 @@ from enhance_ray.cluster import evaluate
 from enhance_ray.cluster.evaluate import EvaluateClusterConfig, EvaluateJobConfig
 from enhance_ray.errors import ConfigError
 from enhance_ray.evaluation import SystemConfig
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 
 @pytest.fixture
@@ -78,5 +78,5 @@ def test_rows_are_those_of_one_machine(ray_cluster, model, folders, s3):
 
 
 def test_a_page_has_the_name_of_a_page():
-    with pytest.raises(ConfigError, match=r"report: must end in \.html"):
+    with pytest.raises(ConfigError, match=r"report: expected a path that ends in \.html"):
         dataclasses.replace(EvaluateClusterConfig(), report="rows")

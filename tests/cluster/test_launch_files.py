@@ -20,10 +20,11 @@ from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
-from enhance_ray import __version__, config
+from enhance_ray import __version__
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.train import ClusterTrainConfig
+from enhance_ray.settings import trees
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = [ROOT / "cluster.yaml", ROOT / "configs" / "cluster-local.yaml"]
@@ -122,12 +123,12 @@ def test_what_kubernetes_runs_is_what_the_jobs_take():
         assert words[0] == "python"
         assert (ROOT / words[1]).is_file()
         overrides = [following for word, following in itertools.pairwise(words) if word == "--set"]
-        config.load(settings, ROOT / words[2], overrides)
+        trees.load(settings, ROOT / words[2], overrides)
     tree = yaml.safe_load(load(ROOT / "configs" / "kuberay" / "rayservice.yaml")["spec"]["serveConfigV2"])
     for deployed in (tree, load(ROOT / "configs" / "serve.yaml")):
         ServeDeploySchema.model_validate(deployed)
         for application in deployed["applications"]:
-            config.from_tree(ServeConfig, application["args"], where="args")
+            trees.from_tree(ServeConfig, application["args"], where="args")
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=by_name)

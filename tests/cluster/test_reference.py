@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from typing import Annotated
 
-import pydantic
 import pytest
 import reference
 
 from enhance_ray import cli
 from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.settings.ranges import Count
+from enhance_ray.settings.schema import option, settings
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,10 @@ def test_every_key_has_its_type_its_default_and_what_the_code_says_about_it(page
     page = section(pages["reference/settings/bulk.md"], "BulkConfig")
     for field in dataclasses.fields(BulkConfig):
         assert f"\n`{field.name}` <small>" in page
-    assert "`lease_seconds` <small>number, default `120.0`</small>\n:   An actor that is not heard of" in page
+    lease = (
+        "`lease_seconds` <small>number above 0, default `120.0`</small>\n:   An actor that is not heard of"
+    )
+    assert lease in page
     assert "`options` <small>group [EnhanceOptions](recording.md#enhanceoptions)" in page
 
 
@@ -54,34 +57,30 @@ def test_every_command_and_option_is_on_the_page(pages, capsys):
     for command in commands - {"corpus"}:
         shown = section(page, f"enhance-ray {command}")
         options = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", help_of(command), re.MULTILINE))
-        for option in options - {"--help"}:
-            assert f"`{option}`" in shown
+        for flag in options - {"--help"}:
+            assert f"`{flag}`" in shown
     for program in ("enhance-ray corpus pack", "resemble-enhance", "python jobs/enhance_bulk.py"):
         assert "**Arguments**" in section(page, program)
 
 
 def test_the_http_page_says_what_openapi_json_does(pages):
     page = pages["reference/http.md"]
-    assert "`loudness` <small>number or `keep`, in the query</small>" in section(page, "POST /v1/enhance")
+    assert "`loudness` <small>number from -70 to 0 or `keep`, in the query</small>" in section(
+        page, "POST /v1/enhance"
+    )
     assert "Those of [POST /v1/enhance](#post-v1-enhance)" in section(page, "POST /v1/denoise")
     assert "`429`: too many requests of this client" in section(page, "POST /v1/denoise")
     assert "A name of your own for the job" in section(page, "Order")  # a text below a field
 
 
 def test_explanations_are_found_wherever_settings_have_them():
-    @dataclasses.dataclass
-    class Plain:
-        first: int = dataclasses.field(default=1, metadata={"help": "in the metadata"})
+    @settings
+    class Some:
+        first: Count = option(default=1, text="in the metadata")
         second: int = 2
         """below the field"""
 
-    @pydantic.dataclasses.dataclass
-    class Checked:
-        first: int = pydantic.Field(default=1, description="in the metadata", ge=0)
-        second: Annotated[int, pydantic.Field(description="below the field")] = 2
-
-    for schema in (Plain, Checked):
-        first, second = dataclasses.fields(schema)
-        assert reference.explanation(schema, first) == "in the metadata"
-        assert reference.explanation(schema, second) == "below the field"
-        assert [reference._default(field) for field in (first, second)] == ["`1`", "`2`"]
+    first, second = dataclasses.fields(Some)
+    assert reference.explanation(Some, first) == "in the metadata"
+    assert reference.explanation(Some, second) == "below the field"
+    assert [reference._default(field) for field in (first, second)] == ["`1`", "`2`"]

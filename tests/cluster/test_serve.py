@@ -49,7 +49,7 @@ from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
 from enhance_ray.files import enhance_files, plan_jobs
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "noisy" / "kathleen_helicopter.flac"
 ARGS = {

@@ -16,7 +16,7 @@ from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.settings import JobsConfig, ServeConfig
 from enhance_ray.engine.framing import Framing
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 SHOWS = "s3://tests/shows/"
 
@@ -163,7 +163,7 @@ def test_requests_are_counted_for_whom_a_known_proxy_names(peer, heard, client):
 
     assert reading.client_of(ServeConfig(proxies=("10.0.0.0/8",)), HTTPConnection(scope)) == client
     assert reading.client_of(ServeConfig(), HTTPConnection(scope)) == peer
-    with pytest.raises(ConfigError, match="proxies: expected addresses"):
+    with pytest.raises(ConfigError, match=r"proxies\[0\]: expected addresses"):
         ServeConfig(proxies=("proxy.example",))
 
 

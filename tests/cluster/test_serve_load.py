@@ -19,10 +19,11 @@ import torch
 from s3_server import free_port
 from serving import pids, samples, until
 
-from enhance_ray import audio, config
+from enhance_ray import audio
 from enhance_ray.cluster.serve import application
 from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.enhancer import Enhancer
+from enhance_ray.settings import trees
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -47,7 +48,7 @@ def serving(ray_cluster):
     serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 600})
 
     def run(args, **more):
-        settings = config.from_tree(ServeConfig, args, where="args")
+        settings = trees.from_tree(ServeConfig, args, where="args")
         serve.run(application(settings, **more), name="enhance", route_prefix="/")
         return f"http://127.0.0.1:{port}"
 

@@ -17,12 +17,12 @@ import torch
 
 pytest.importorskip("ray")
 
-from enhance_ray import config
 from enhance_ray.cluster import train
 from enhance_ray.cluster.train import ClusterTrainConfig, fit
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME, LocalContext
 
@@ -58,7 +58,7 @@ def settings(corpus, s3):
         "validation_seconds": 1.0,
         "cluster": {"storage": f"{s3}/runs", "workers": 2, "data": {"tasks": 1}, "resize_seconds": 2.0},
     }
-    loaded = config.from_tree(ClusterTrainConfig, tree)
+    loaded = trees.from_tree(ClusterTrainConfig, tree)
     return dataclasses.replace(loaded, corpus=corpus)
 
 
@@ -198,7 +198,7 @@ def compare(run, alone, tally):
 
 
 def start_driver(run, cluster, tmp_path):
-    config.save(run, tmp_path / "run.yaml")
+    trees.save(run, tmp_path / "run.yaml")
     job = [sys.executable, "jobs/train.py", str(tmp_path / "run.yaml"), "--address", cluster.address]
     log = (tmp_path / "log").open("a")
     return subprocess.Popen(job, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY)
@@ -261,7 +261,7 @@ def test_an_error_that_would_come_again_is_handed_back_by_a_worker_and_not_raise
         train, "RayContext", lambda storage, folder: LocalContext(folder, device=torch.device("cpu"))
     )
     monkeypatch.setattr(train, "enter_job_folder", lambda: None)
-    found = train._train_on_worker({"config": config.to_tree(run), "storage": "nowhere"})
+    found = train._train_on_worker({"config": trees.to_tree(run), "storage": "nowhere"})
     assert isinstance(found, ConfigError)
     assert "/nowhere" in str(found)
 

@@ -20,8 +20,8 @@ from enhance_ray import checkpoint, cli, compat
 from enhance_ray.checkpoint import ModelConfig
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerNet
-from enhance_ray.options import EnhanceOptions
 from enhance_ray.records import read_records
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -149,7 +149,7 @@ def test_a_page_shows_what_was_done(model, recordings, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strength", "2"], "strength: must be within [0, 1]"),
+        (["--strength", "2"], "strength: expected a number from 0 to 1, got 2"),
         (["--loudness", "loud"], "loudness: expected"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--model", "nowhere"], "nowhere: there is no such folder"),

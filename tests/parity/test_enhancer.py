@@ -16,7 +16,7 @@ from enhance_ray.models.flow import Flow
 from enhance_ray.models.layers import Normalizer
 from enhance_ray.models.vocoder import AmpBlock, Vocoder, VocoderConfig
 from enhance_ray.models.wavenet import VelocityConfig, VelocityField, embed_time
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 TINY = EnhancerConfig(
     mels=20,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from enhance_ray.dsp.resample import resample
 from enhance_ray.models.enhancer import EnhancerNet
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 needs_all_numbers = pytest.mark.skipif(

@@ -10,7 +10,7 @@ from scipy import signal
 from enhance_ray.dsp.bandwidth import BandMeter
 from enhance_ray.engine.analysis import Analysis
 from enhance_ray.engine.framing import Framing
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 from enhance_ray.training import degrade
 
 RATE = 44_100

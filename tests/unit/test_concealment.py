@@ -10,7 +10,7 @@ from enhance_ray.dsp.concealment import conceal, gaps_of
 from enhance_ray.dsp.mending import Mender
 from enhance_ray.engine.analysis import Analysis
 from enhance_ray.engine.framing import Framing
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 from enhance_ray.training.degrade.packets import lose_packets
 
 RATE = 44_100

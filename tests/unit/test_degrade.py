@@ -11,8 +11,8 @@ import pytest
 from golden import torchaudio_numbers
 from scipy import signal, stats
 
-from enhance_ray import config
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings import trees
 from enhance_ray.training import degrade
 
 RATE = 44_100
@@ -459,7 +459,7 @@ def test_every_order_of_the_effects_is_as_likely(permutations):
 def test_an_empty_bank_disables_rooms_alone():
     off = {name: {"probability": 0.0} for name in ("reverb", "overdrive", "equalizer", "band_filter")}
     tree = {"room_probability": 1.0, "noise": {"probability": 1.0}, **off}
-    distorter = config.from_tree(degrade.Distorter, tree)
+    distorter = trees.from_tree(degrade.Distorter, tree)
     with_noise = distorter(impulse(), RATE, np.random.default_rng(0))
     with_room = distorter(impulse(), RATE, np.random.default_rng(0), [room_response()])
     assert np.abs(with_noise[4001:]).max() < 0.02
@@ -509,14 +509,14 @@ def test_validation_hears_one_room_then_one_reverb():
 )
 def test_a_setting_that_cannot_be_names_its_key(settings, key):
     with pytest.raises(ConfigError, match=key):
-        config.from_tree(degrade.Distorter, settings)
+        trees.from_tree(degrade.Distorter, settings)
 
 
 def test_settings_survive_their_file(tmp_path):
     recording = degrade.RecordingChain(codec=degrade.Codec(probability=0.3, codecs=("opus",)))
     distorter = degrade.Distorter(clean_probability=0.2, recording=recording)
-    config.save(distorter, tmp_path / "distorter.yaml")
-    assert config.load(degrade.Distorter, tmp_path / "distorter.yaml") == distorter
+    trees.save(distorter, tmp_path / "distorter.yaml")
+    assert trees.load(degrade.Distorter, tmp_path / "distorter.yaml") == distorter
 
 
 def test_a_damped_room_keeps_its_start_and_decays_as_fast_as_asked():

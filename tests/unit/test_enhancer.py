@@ -17,7 +17,7 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.models.noise import noise_field
 from enhance_ray.models.vocoder import Vocoder, VocoderConfig
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 QUICK = EnhanceOptions(mode="enhance", nfe=2, segment_seconds=3.0, overlap_seconds=0.25, context_seconds=0.25)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enhance_ray.evaluation import EvaluateConfig, Item, Outcome, SystemConfig, charts, examples, page
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 SYSTEMS = ("input", "denoise", "<b>other</b>")
 SETTINGS = EvaluateConfig(

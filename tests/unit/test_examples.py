@@ -8,9 +8,9 @@ import pytest
 import soundfile
 import torch
 
-from enhance_ray import config as configuration
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training import degrade
 from enhance_ray.training.bank import load_bank
 from enhance_ray.training.examples import (
@@ -31,7 +31,7 @@ def plain_distorter():
     """Changes nothing."""
     off = {"probability": 0.0}
     effects = dict.fromkeys(("reverb", "noise", "overdrive", "equalizer", "band_filter"), off)
-    return configuration.from_tree(degrade.Distorter, {"room_probability": 0.0, **effects})
+    return trees.from_tree(degrade.Distorter, {"room_probability": 0.0, **effects})
 
 
 def tone(frequency: float, seconds: float, rate: int = MODEL_RATE) -> np.ndarray:

@@ -29,8 +29,8 @@ from enhance_ray.engine.analysis import Piece
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
 from enhance_ray.files import Job, done_before, enhance_files, plan_jobs, target_format
-from enhance_ray.options import EnhanceOptions
 from enhance_ray.records import read_records
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -419,7 +419,7 @@ import sys, time
 from pathlib import Path
 import torch
 from enhance_ray.files import enhance_files, plan_jobs
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 from enhance_ray.engine.analysis import Piece
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.records import read_records

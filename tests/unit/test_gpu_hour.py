@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enhance_ray import config
+from enhance_ray.settings import trees
 from enhance_ray.training.settings import TrainConfig
 
 
@@ -45,7 +45,7 @@ def test_every_training_of_the_plan_has_settings_that_are_accepted(gpu_hour, tmp
         if "train" in part.command:
             words = list(part.command)
             overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-            trained[part.name] = config.load(TrainConfig, words[words.index("train") + 1], overrides)
+            trained[part.name] = trees.load(TrainConfig, words[words.index("train") + 1], overrides)
     assert [settings.stage for settings in trained.values()] == ["denoiser", "flow", "distil"]
     assert trained["enhancer"].denoiser_from == str(tmp_path / "denoiser")
     assert trained["distil"].init_from == str(tmp_path / "enhancer")

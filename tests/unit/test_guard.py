@@ -14,7 +14,7 @@ from enhance_ray.engine.analysis import Analysis
 from enhance_ray.engine.batching import Batcher
 from enhance_ray.engine.synthesis import Synthesis
 from enhance_ray.enhancer import Enhancer
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 RATE = 44_100

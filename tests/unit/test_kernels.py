@@ -11,7 +11,7 @@ import torch
 from small_models import small_enhancer_net
 
 from enhance_ray.models import kernels
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 
 @pytest.mark.drill  # half a minute of compiling

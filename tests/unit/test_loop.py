@@ -8,8 +8,9 @@ import pytest
 import torch
 from small_models import write_small_corpus
 
-from enhance_ray import checkpoint, config
+from enhance_ray import checkpoint
 from enhance_ray.errors import ConfigError, TrainingDivergedError
+from enhance_ray.settings import trees
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME, LocalContext
 from enhance_ray.training.examples import load_banks
@@ -35,7 +36,7 @@ def settings(tmp_path_factory):
         "validation_seconds": 1.0,
         "workers": 0,
     }
-    return config.from_tree(TrainConfig, tree)
+    return trees.from_tree(TrainConfig, tree)
 
 
 def train(settings, folder):
@@ -121,10 +122,10 @@ def test_a_finished_run_has_nothing_left_to_do(settings, tmp_path):
 
 def test_a_run_folder_of_another_model_is_refused(settings, tmp_path):
     train(settings, tmp_path)
-    tree = config.to_tree(settings)
+    tree = trees.to_tree(settings)
     tree["model"]["hidden"] = 8
     with pytest.raises(ConfigError, match="another model"):
-        train(config.from_tree(TrainConfig, tree), tmp_path)
+        train(trees.from_tree(TrainConfig, tree), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(settings, tmp_path, monkeypatch):
@@ -192,11 +193,11 @@ def test_settings_out_of_range_are_refused(settings, named):
 
 @pytest.mark.parametrize("path", ["configs/train_denoiser.yaml", "configs/compact/train_denoiser.yaml"])
 def test_the_configurations_in_the_repository_are_valid(path, pytestconfig):
-    config.load(TrainConfig, pytestconfig.rootpath / path)
+    trees.load(TrainConfig, pytestconfig.rootpath / path)
 
 
 def test_the_originals_configuration_says_nothing_but_defaults(pytestconfig):
     """Where it differs from the defaults of the code, one of the two is wrong."""
-    loaded = config.to_tree(config.load(TrainConfig, pytestconfig.rootpath / "configs/train_denoiser.yaml"))
-    defaults = config.to_tree(TrainConfig())
+    loaded = trees.to_tree(trees.load(TrainConfig, pytestconfig.rootpath / "configs/train_denoiser.yaml"))
+    defaults = trees.to_tree(TrainConfig())
     assert {key for key in loaded if loaded[key] != defaults[key]} <= {"workers"}

@@ -20,7 +20,7 @@ from enhance_ray import audio
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError
 from enhance_ray.files import enhance_files, plan_jobs
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 EXAMPLES = int(os.environ.get("ENHANCE_RAY_EXAMPLES", "60"))
 searched = settings(

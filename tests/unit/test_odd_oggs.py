@@ -7,7 +7,7 @@ from enhance_ray import audio
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError
 from enhance_ray.files import Job, enhance_files
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 
 def tone(rate, channels=1, seconds=1.0):

@@ -8,7 +8,7 @@ import torch
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.models import ode
-from enhance_ray.options import Solver
+from enhance_ray.settings.options import Solver
 
 ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4, "ab2": 2}
 

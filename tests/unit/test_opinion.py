@@ -10,7 +10,7 @@ from enhance_ray import checkpoint, metrics
 from enhance_ray.audio import decode
 from enhance_ray.errors import CheckpointError
 from enhance_ray.models import opinion, packaged
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.opinion import SECONDS, at_level, rate
 
 SAMPLES = Path(__file__).parents[2] / "samples"

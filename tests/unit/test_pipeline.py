@@ -18,7 +18,7 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, ConfigError, ModelFailedError
 from enhance_ray.models.denoiser import Denoiser, DenoiserConfig
 from enhance_ray.models.precision import resolve_precision
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 SHORT_SEGMENTS = EnhanceOptions(segment_seconds=3, overlap_seconds=0.25, context_seconds=0.25)

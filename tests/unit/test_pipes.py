@@ -18,7 +18,7 @@ from enhance_ray.audio.pipes import PipeDecoder, RawFormat, unpack
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioError, AudioReadError, ConfigError
 from enhance_ray.files import enhance_pipe, is_pipe
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 OPTIONS = EnhanceOptions(segment_seconds=1, overlap_seconds=0.1, context_seconds=0.1)

@@ -18,7 +18,7 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import CheckpointError
 from enhance_ray.models.denoiser import DenoiserConfig
 from enhance_ray.models.enhancer import EnhancerNet
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 WEIGHTS = "ds/G/default/mp_rank_00_model_states.pt"
 # What the original can be: its denoiser has no bands, its norms have 32 groups, its strides are fixed.

@@ -11,7 +11,7 @@ from small_models import SMALL_DENOISER, SMALL_ENHANCER
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
 from enhance_ray.models.source_filter import SourceFilterConfig, SourceFilterVocoder
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 FRAMES, HOP = 40, 420
 CONFIG = SourceFilterConfig(bands=64, hidden=16, blocks=1, groups=4)

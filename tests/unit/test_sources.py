@@ -9,7 +9,7 @@ import soundfile
 
 from enhance_ray import cli
 from enhance_ray.errors import AudioReadError, ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training import bank as banks
 from enhance_ray.training.bank import StreamedBank, load_bank
 from enhance_ray.training.packing import PackConfig, pack

@@ -10,11 +10,12 @@ import pytest
 import torch
 from small_models import write_small_corpus
 
-from enhance_ray import checkpoint, config
+from enhance_ray import checkpoint
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import CheckpointError, ConfigError
 from enhance_ray.models.denoiser import normalise_peak
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 from enhance_ray.training import loop
 from enhance_ray.training.context import METRICS_NAME, LocalContext
 from enhance_ray.training.draws import flow_draws
@@ -50,7 +51,7 @@ def settings(root, **changes):
         "workers": 0,
         **changes,
     }
-    return config.from_tree(TrainConfig, tree)
+    return trees.from_tree(TrainConfig, tree)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training import teacher
 from enhance_ray.training.examples import CorpusConfig, ExampleConfig, load_banks, make_example
 

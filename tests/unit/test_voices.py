@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from enhance_ray import config
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings import trees
 from enhance_ray.training import voices
 
 RATE = 44_100
@@ -91,7 +91,7 @@ def test_voices_are_changed_as_often_as_asked_and_by_default_never():
     rng = np.random.default_rng(0)
     assert voices.Voices()(speech, RATE, rng) is speech
     assert voices.Voices().draw_pitch(rng) == 1
-    some = config.from_tree(
+    some = trees.from_tree(
         voices.Voices, {"pitch_probability": 0.3, "pitch": [0.8, 0.9], "tilted": {"probability": 0.3}}
     )
     changed = sum(some(speech, RATE, rng) is not speech for _ in range(300))

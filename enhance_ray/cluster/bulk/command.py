@@ -13,12 +13,12 @@ from typing import Any
 import ray
 import yaml
 
-from enhance_ray import config
+from enhance_ray.cli.options import add_arguments, from_arguments
 from enhance_ray.cluster import session
 from enhance_ray.cluster.bulk import driver, forecast
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.errors import ConfigError, EnhanceRayError
-from enhance_ray.options import add_arguments, from_arguments
+from enhance_ray.settings import trees
 
 EXIT_STATUS = """\
 exit status: 0 all done, 1 some files could not be used (listed in failed/), 2 wrong usage,
@@ -85,10 +85,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--retry-failed", action="store_true", help="do again what failed before")
     parser.add_argument("--no-listing", action="store_true", help="do not look for what is new in INPUT")
     sound = parser.add_argument_group("sound")
-    sound.add_argument(
-        "--mode", choices=["denoise", "enhance"], help="the denoiser alone, or the whole chain"
-    )
-    add_arguments(sound, enhances=True)
+    add_arguments(sound, mode=True)
     return parser
 
 
@@ -101,9 +98,9 @@ def _settings(parsed: argparse.Namespace) -> BulkConfig:
     # JSON is YAML: what the options were read as comes back as it was.
     overrides = [*(f"{name}={json.dumps(value)}" for name, value in given.items()), *parsed.set]
     if parsed.config is not None:
-        settings = config.load(BulkConfig, parsed.config, overrides)
+        settings = trees.load(BulkConfig, parsed.config, overrides)
     elif "input" in given and "output" in given:
-        settings = config.from_tree(BulkConfig, config.with_overrides({}, overrides), where="arguments")
+        settings = trees.from_tree(BulkConfig, trees.with_overrides({}, overrides), where="arguments")
     else:
         raise ConfigError("arguments", "expected CONFIG, or --input and --output")
     return dataclasses.replace(settings, options=from_arguments(parsed, settings.options))

@@ -25,7 +25,7 @@ from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState
 from enhance_ray.cluster.bulk.worker import Load, load_enhancer
 from enhance_ray.errors import AudioError
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 
 _SAMPLES = 200
 _LEAST_SAMPLES = 12  # of a kind of file

@@ -20,7 +20,6 @@ import ray
 import torch
 
 import enhance_ray
-from enhance_ray import config
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import FOLDER, JobState, name_by_time
@@ -28,11 +27,14 @@ from enhance_ray.cluster.folder import Folder
 from enhance_ray.enhancer import resolve_device
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.precision import resolve_precision
-from enhance_ray.options import Precision
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import Precision
+from enhance_ray.settings.schema import readable
 
 _FORMAT = 2
 
 
+@readable
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fingerprint:
     """What decides the sound: outputs of one job have one."""
@@ -50,7 +52,7 @@ class Fingerprint:
         """That of a job with these settings, which `resolved` gave if it ``runs``, and the model of that
         fingerprint."""
         options = {
-            **config.to_tree(settings.options),
+            **trees.to_tree(settings.options),
             **{name: getattr(settings, name) for name in ("layout", "partial", "compile")},
         }
         computing = {
@@ -124,7 +126,7 @@ def _write_job(folder: Folder, job: str, source: str, fingerprint: Fingerprint) 
         "format": _FORMAT,
         "job": job,
         "input": source,
-        "fingerprint": config.to_tree(fingerprint),
+        "fingerprint": trees.to_tree(fingerprint),
     }
     folder.write("job.json", json.dumps(tree, indent=2).encode())
 
@@ -139,7 +141,7 @@ def _read_job(folder: Folder) -> tuple[str, str, Fingerprint] | None:
                 f"is of another version of enhance_ray (format {tree['format']}, this one knows {_FORMAT}): "
                 "finish the job with that version, or replace it with --new-job",
             )
-        fingerprint = config.from_tree(Fingerprint, tree["fingerprint"], where=where)
+        fingerprint = trees.from_tree(Fingerprint, tree["fingerprint"], where=where)
         return str(tree["job"]), str(tree["input"]), fingerprint
     except FileNotFoundError:
         return None

@@ -15,12 +15,13 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from enhance_ray import config, resemble
+from enhance_ray import resemble
 from enhance_ray.cluster.serve.api import Ingress
 from enhance_ray.cluster.serve.jobs import JobsDeployment
 from enhance_ray.cluster.serve.models import DenoiserDeployment, EnhancerDeployment, Load, load_model
 from enhance_ray.cluster.serve.routes import create_api
 from enhance_ray.cluster.serve.settings import ServeConfig, StageConfig
+from enhance_ray.settings import trees
 
 
 @serve.deployment
@@ -39,7 +40,7 @@ def build(args: Mapping[str, Any]) -> serve.Application:
         ConfigError: a setting is unknown or wrong.
         CheckpointError: there is no such model.
     """
-    return application(config.from_tree(ServeConfig, args, where="args"))
+    return application(trees.from_tree(ServeConfig, args, where="args"))
 
 
 def application(settings: ServeConfig, load: Load = load_model) -> serve.Application:

@@ -36,7 +36,7 @@ from enhance_ray.cluster.serve.refusals import RequestError, as_request_error
 from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
 from enhance_ray.engine.restore import Restoration
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from ray import serve
 
 from enhance_ray.cluster.serve.settings import ServeConfig, StageConfig
 from enhance_ray.enhancer import Enhancer
-from enhance_ray.options import MODEL_RATE, EnhanceOptions
+from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 
 _CHECKED_SECONDS = 0.5
 _CHECK_WAITS = 5.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hmac
 import ipaddress
 import os
@@ -16,12 +15,12 @@ from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
-from enhance_ray import config
 from enhance_ray.audio.streaming import STREAMED
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.settings import TOKENS_VARIABLE, ServeConfig
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings import trees
+from enhance_ray.settings.options import ALIASES, EnhanceOptions
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg"}
 """By `EnhanceOptions.format`."""
@@ -106,13 +105,11 @@ def options_from(given: Mapping[str, Any], mode: str, settings: ServeConfig) -> 
     Raises:
         RequestError: one is unknown, of the wrong type, or out of its range.
     """
-    names = {field.name: field.metadata["alias"] for field in dataclasses.fields(EnhanceOptions)}
-    aliases = {alias: name for name, alias in names.items() if alias}
-    tree = {aliases.get(name, name): value for name, value in given.items()}
+    tree = {ALIASES.get(name, name): value for name, value in given.items()}
     if "mode" in tree:
         raise RequestError(400, "config_invalid", "mode: it is not one of the options here")
     try:
-        options = config.from_tree(EnhanceOptions, {**tree, "mode": mode}, where="options")
+        options = trees.from_tree(EnhanceOptions, {**tree, "mode": mode}, where="options")
     except ConfigError as error:
         raise RequestError(400, error.code, str(error)) from error
     if options.nfe is not None and options.nfe > settings.limits.nfe:

@@ -34,7 +34,7 @@ from enhance_ray.engine.batching import Result
 from enhance_ray.engine.framing import Framing
 from enhance_ray.engine.restore import Restoration
 from enhance_ray.errors import EnhanceRayError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
@@ -25,7 +22,8 @@ from enhance_ray.cluster.serve import reading, refusals
 from enhance_ray.cluster.serve.api import Ingress
 from enhance_ray.cluster.serve.jobs import Job, Order
 from enhance_ray.cluster.serve.refusals import RequestError
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions
+from enhance_ray.settings.schema import adapter
 
 WEB = Path(__file__).parent / "web"
 PAGE_HEADERS = {
@@ -228,23 +226,14 @@ _EXAMPLES: dict[str, Any] = {"loudness": -16, "format": "flac", "strength": 0.9}
 
 def _options() -> dict[str, dict[str, Any]]:
     """`EnhanceOptions` as OpenAPI's parameters, by name."""
-    hints = typing.get_type_hints(EnhanceOptions)
-    found = {}
-    for field in dataclasses.fields(EnhanceOptions):
-        schema = _schema(hints[field.name])
-        bounds = {"minimum": field.metadata["least"], "maximum": field.metadata["most"]}
-        schema |= {name: bound for name, bound in bounds.items() if bound is not None}
-        found[field.name] = {"description": field.metadata["help"], "schema": schema}
-        if field.name in _EXAMPLES:
-            found[field.name]["example"] = _EXAMPLES[field.name]
-    found["format"]["schema"] = {"enum": ["keep", *STREAMED]}
+    found: dict[str, dict[str, Any]] = {}
+    for name, schema in adapter(EnhanceOptions).json_schema()["properties"].items():
+        found[name] = {"description": schema.pop("description"), "schema": schema}
+        if name in _EXAMPLES:
+            found[name]["example"] = _EXAMPLES[name]
+        del schema["title"]
+        if schema["default"] is None:  # who wants none leaves the option out
+            del schema["default"]
+            schema["anyOf"].remove({"type": "null"})
+    found["format"]["schema"] = {"enum": ["keep", *STREAMED], "default": "keep"}
     return found
-
-
-def _schema(hint: Any) -> dict[str, Any]:
-    if typing.get_origin(hint) is Literal:
-        return {"enum": list(typing.get_args(hint))}
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        kinds = [_schema(kind) for kind in typing.get_args(hint) if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-    return {"type": {int: "integer", float: "number", bool: "boolean", str: "string"}[hint]}

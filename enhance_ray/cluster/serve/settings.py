@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import Precision
+from enhance_ray.settings.options import Precision
+from enhance_ray.settings.ranges import Count, NotNegative, Positive, Whole, Within, both
+from enhance_ray.settings.schema import settings
+
+OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
+"""Schemes that jobs may name: a web server could send them on to places that they may not see."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _below_a_bucket(prefix: str) -> str:
+    if prefix.partition("://")[0] not in OBJECT_STORES or not prefix.endswith("/"):
+        known = ", ".join(OBJECT_STORES)
+        raise ValueError(f"expected SCHEME://BUCKET/.../ with one of {known}, got {prefix}")
+    return prefix
+
+
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"expected addresses or networks, got {text}") from error
+    return text
+
+
+Prefix = Annotated[str, AfterValidator(_below_a_bucket)]
+Network = Annotated[str, AfterValidator(_address)]
+
+
+@settings
 class StageConfig:
-    """One of the two models: its replicas and how requests share them.
+    """One of the two models: its replicas and how requests share them."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    replicas: int | tuple[int, int] = 1
+    replicas: Count | Annotated[tuple[Whole, Count], Within()] = 1
     """A number, or [least, most] between which the load decides."""
-    cpus: float = 1.0
+    cpus: NotNegative = 1.0
     """Of a replica."""
-    gpus: float = 0.0
+    gpus: NotNegative = 0.0
     """Of a replica; a fraction lets several share one."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Most segments that run as one batch; they come from any requests."""
-    batch_wait_seconds: float = 0.0
+    batch_wait_seconds: NotNegative = 0.0
     """How long a segment waits for others while the model is idle; while it is not, they gather anyway."""
-    target_ongoing: float = 8.0
+    target_ongoing: Positive = 8.0
     """Segments per replica that the load is brought to by adding replicas."""
     upscale_seconds: float = 10.0
     """How long the load must be high before there are more replicas."""
@@ -35,59 +58,40 @@ class StageConfig:
     """How long it must be low before there are fewer."""
 
     def __post_init__(self) -> None:
-        least, most = self.range
-        if not 0 <= least <= most or most < 1:
-            raise ConfigError("replicas", f"expected a number or [least, most], got {self.replicas}")
-        if min(self.cpus, self.gpus, self.batch_wait_seconds) < 0 or not self.cpus + self.gpus:
-            raise ConfigError(
-                "cpus, gpus, batch_wait_seconds", "must not be negative, cpus and gpus not both 0"
-            )
-        if self.batch_size < 1 or self.target_ongoing <= 0:
-            raise ConfigError("batch_size, target_ongoing", "must be at least 1, and positive")
+        if not self.cpus + self.gpus:
+            raise ConfigError("cpus, gpus", "must not both be 0")
 
     @property
     def range(self) -> tuple[int, int]:
         """Least and most replicas."""
-        return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
+        return both(self.replicas)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Limits:
-    """What a request may ask for.
+    """What a request may ask for."""
 
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    body_megabytes: float = 200.0
-    seconds: float = 900.0
+    body_megabytes: Positive = 200.0
+    seconds: Positive = 900.0
     """Of audio in one request; longer recordings are jobs."""
-    channels: int = 2
-    requests_per_client: int = 4
+    channels: Count = 2
+    requests_per_client: Count = 4
     """At the same time, by token, or else by address; from when their recordings have come."""
-    uploads_per_client: int = 16
+    uploads_per_client: Count = 16
     """Recordings that are on their way to us at the same time."""
-    idle_seconds: float = 30.0
+    idle_seconds: Positive = 30.0
     """How long nothing of an upload may come."""
-    requests: int = 32
+    requests: Count = 32
     """At the same time, in one ingress replica."""
-    queue: int = 64
+    queue: Count = 64
     """Segments that may wait for a model, in all."""
-    timeout_seconds: float = 600.0
+    timeout_seconds: Positive = 600.0
     """For a whole answer."""
-    nfe: int = 128
+    nfe: Count = 128
     """Most evaluations that may be asked for."""
 
-    def __post_init__(self) -> None:
-        for name in ("body_megabytes", "seconds", "timeout_seconds", "idle_seconds"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(name, f"must be positive, got {getattr(self, name)}")
-        for name in ("channels", "requests_per_client", "uploads_per_client", "requests", "queue", "nfe"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class JobsConfig:
     """Jobs of the endpoint: recordings that it reads from a storage, and answers that it writes there.
 
@@ -97,42 +101,24 @@ class JobsConfig:
 
     folder: str = ""
     """URI under which jobs are kept, so that none is lost with a process; none refuses all jobs."""
-    prefixes: tuple[str, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
     """URIs below which jobs may read and write, such as s3://bucket/shows/."""
-    at_once: int = 4
+    at_once: Count = 4
     """Recordings that are worked on at the same time."""
-    recordings: int = 100
+    recordings: Count = 100
     """Most in one job; more are for jobs/enhance_bulk.py."""
-    waiting: int = 1000
+    waiting: Count = 1000
     """Most recordings that wait, in all jobs."""
     cpus: float = 0.5
 
     def __post_init__(self) -> None:
-        for prefix in self.prefixes:
-            scheme = prefix.partition("://")[0]
-            if scheme not in OBJECT_STORES or not prefix.endswith("/"):
-                known = ", ".join(OBJECT_STORES)
-                raise ConfigError(
-                    "prefixes", f"expected SCHEME://BUCKET/.../ with one of {known}, got {prefix}"
-                )
         if bool(self.folder) != bool(self.prefixes):
             raise ConfigError("folder, prefixes", "jobs need both")
-        for name in ("at_once", "recordings", "waiting"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
 
 
-OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
-"""Schemes that jobs may name: a web server could send them on to places that they may not see."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class ServeConfig:
-    """An endpoint.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """An endpoint."""
 
     model: str = "default"
     """As `Enhancer.load` takes it; replicas on other machines need a URI."""
@@ -148,19 +134,12 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     tokens: tuple[str, ...] = ()
     """Bearer tokens, of which a request must have one; none lets everyone in. Better by TOKENS_VARIABLE."""
-    proxies: tuple[str, ...] = ()
+    proxies: tuple[Network, ...] = ()
     """Addresses or networks (10.0.0.0/8) of the proxies before the endpoint: of what comes from them, the
     client is whom their X-Forwarded-For names. From others that header says nothing."""
     jobs: JobsConfig = field(default_factory=JobsConfig)
     origins: tuple[str, ...] = ()
     """Web origins that may call from a browser (CORS), besides the page itself."""
-
-    def __post_init__(self) -> None:
-        for proxy in self.proxies:
-            try:
-                ipaddress.ip_network(proxy)
-            except ValueError as error:
-                raise ConfigError("proxies", f"expected addresses or networks, got {proxy}") from error
 
 
 TOKENS_VARIABLE = "ENHANCE_RAY_TOKENS"

@@ -18,7 +18,7 @@ nothing is cut to [-1, 1] on the way, except by overdrive, which is about that.
 
 from enhance_ray.training.degrade.chain import Distorter, RecordingChain, distort_for_validation
 from enhance_ray.training.degrade.codecs import Codec, CodecName, transcode
-from enhance_ray.training.degrade.effect import Effect, Range, Response, Waveform, Waveforms, WholeRange
+from enhance_ray.training.degrade.effect import Effect, Response, Waveform, Waveforms
 from enhance_ray.training.degrade.filters import BandFilter, Equalizer, equalize, filter_band
 from enhance_ray.training.degrade.interference import (
     GaussianNoise,
@@ -69,14 +69,12 @@ __all__ = [
     "Overdrive",
     "PacketLoss",
     "Plosives",
-    "Range",
     "RecordingChain",
     "Response",
     "Reverb",
     "Room",
     "Waveform",
     "Waveforms",
-    "WholeRange",
     "Wind",
     "active_power",
     "add_gaussian_noise",

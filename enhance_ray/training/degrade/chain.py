@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
+from enhance_ray.settings.ranges import Probability
+from enhance_ray.settings.schema import settings
 from enhance_ray.training.degrade.codecs import Codec
-from enhance_ray.training.degrade.effect import Effect, Response, Waveform, check_probability
+from enhance_ray.training.degrade.effect import Effect, Response, Waveform
 from enhance_ray.training.degrade.filters import BandFilter, Equalizer
 from enhance_ray.training.degrade.interference import GaussianNoise, Hum, Plosives, Wind
 from enhance_ray.training.degrade.levels import Clipping, LevelChanges, Overdrive
@@ -17,7 +19,7 @@ from enhance_ray.training.degrade.rates import NarrowBand
 from enhance_ray.training.degrade.rooms import Reverb, Room, add_reverb, add_room
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class RecordingChain:
     """What recording, storing and sending do to a sound, in the order in which they happen.
 
@@ -65,21 +67,18 @@ class RecordingChain:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Distorter:
     """Clean -> degraded, as in the reference by default: a random permutation of six effects.
 
     The reference draws n from Binomial(6, 1/2), then an ordered selection of n of the six. That is
     the same as a coin for each and a shuffle, which is what happens here, with coins that may be
     biased by each effect's ``probability``.
-
-    Raises:
-        ConfigError: a probability is outside [0, 1].
     """
 
-    clean_probability: float = 0.0
+    clean_probability: Probability = 0.0
     """How often nothing is done: 0 for training a denoiser, 0.2 for the enhancer in the reference."""
-    room_probability: float = 0.5
+    room_probability: Probability = 0.5
     """How often a room of the bank is applied, where there is a bank."""
     reverb: Reverb = field(default_factory=Reverb)
     noise: GaussianNoise = field(default_factory=GaussianNoise)
@@ -88,10 +87,6 @@ class Distorter:
     band_filter: BandFilter = field(default_factory=BandFilter)
     recording: RecordingChain = field(default_factory=RecordingChain)
     """Applied after the permutation."""
-
-    def __post_init__(self) -> None:
-        check_probability("clean_probability", self.clean_probability)
-        check_probability("room_probability", self.room_probability)
 
     def __call__(
         self,

@@ -6,15 +6,16 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import soundfile
 from av import AudioCodecContext, AudioFrame, CodecContext
 from jaxtyping import Float32
 
-from enhance_ray.errors import ConfigError
-from enhance_ray.training.degrade.effect import Effect, Waveform, WholeRange, draw_logarithmic
+from enhance_ray.settings.ranges import NotEmpty, WholeRange, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade.effect import Effect, Waveform, draw_logarithmic
 from enhance_ray.training.degrade.rates import resample_fft
 
 CodecName = Literal["mp3", "aac", "opus", "vorbis", "gsm", "alaw", "mulaw"]
@@ -172,22 +173,14 @@ def _samples(frame: AudioFrame) -> Waveform:
     return (frame.to_ndarray().reshape(-1) / full_scale).astype(np.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Codec(Effect):
     """Compressed at a low bit rate: `transcode`."""
 
-    LIMITS: ClassVar = {"bit_rate": (8000, 64_000)}
-
-    codecs: tuple[CodecName, ...] = ("mp3", "aac", "opus")
+    codecs: NotEmpty[CodecName] = ("mp3", "aac", "opus")
     """One is drawn."""
-    bit_rate: WholeRange = (8000, 64_000)
+    bit_rate: Annotated[WholeRange, Within(8000, 64_000)] = (8000, 64_000)
     """bit/s, drawn on a logarithmic scale."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.codecs:
-            known = ", ".join([*_CODERS, *_FILE_FORMATS])
-            raise ConfigError("codecs", f"expected one or more of {known}, got none")
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         codec = self.codecs[int(rng.integers(len(self.codecs)))]

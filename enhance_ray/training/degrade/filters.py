@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import scipy
 from jaxtyping import Float32
 
-from enhance_ray.training.degrade.effect import Effect, Range, Waveform, WholeRange, draw_whole
+from enhance_ray.settings.ranges import Probability, Range, WholeRange, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade.effect import Effect, Waveform, draw_whole
 
 
 def equalize(waveform: Waveform, sample_rate: int, *, frequency: float, q: float, gain_db: float) -> Waveform:
@@ -67,17 +68,15 @@ def recursive_filter(
     return np.ascontiguousarray(filtered, np.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Equalizer(Effect):
     """One band lifted or lowered: `equalize`."""
 
-    LIMITS: ClassVar = {"frequency": (10, 20_000), "q": (1, 100), "gain_db": (-60, 60)}
-
-    probability: float = 0.5
-    frequency: Range = (100.0, 4000.0)
+    probability: Probability = 0.5
+    frequency: Annotated[Range, Within(10, 20_000)] = (100.0, 4000.0)
     """Hz."""
-    q: WholeRange = (1, 5)
-    gain_db: WholeRange = (-30, 30)
+    q: Annotated[WholeRange, Within(1, 100)] = (1, 5)
+    gain_db: Annotated[WholeRange, Within(-60, 60)] = (-30, 30)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         return equalize(
@@ -89,24 +88,17 @@ class Equalizer(Effect):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BandFilter(Effect):
     """A low-pass or a band-pass, one as often as the other: `filter_band`."""
 
-    LIMITS: ClassVar = {
-        "taps": (3, 10_000),
-        "lowpass": (10, 20_000),
-        "bandpass_low": (1, 10_000),
-        "bandpass_width": (10, 10_000),
-    }
-
-    probability: float = 0.5
-    taps: WholeRange = (50, 200)
-    lowpass: Range = (2000.0, 16_000.0)
+    probability: Probability = 0.5
+    taps: Annotated[WholeRange, Within(3, 10_000)] = (50, 200)
+    lowpass: Annotated[Range, Within(10, 20_000)] = (2000.0, 16_000.0)
     """Upper edge of the low-pass in Hz."""
-    bandpass_low: WholeRange = (100, 1000)
+    bandpass_low: Annotated[WholeRange, Within(1, 10_000)] = (100, 1000)
     """Lower edge of the band-pass in Hz."""
-    bandpass_width: WholeRange = (2000, 4000)
+    bandpass_width: Annotated[WholeRange, Within(10, 10_000)] = (2000, 4000)
     """From its lower to its upper edge, in Hz."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import scipy
 from jaxtyping import Complex
 
-from enhance_ray.training.degrade.effect import (
-    Effect,
-    Range,
-    Waveform,
-    WholeRange,
-    draw_logarithmic,
-    draw_whole,
-)
+from enhance_ray.settings.ranges import Probability, Range, WholeRange, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade.effect import Effect, Waveform, draw_logarithmic, draw_whole
 from enhance_ray.training.degrade.mixing import power_of
 
 
@@ -124,28 +118,24 @@ def add_plosives(
     return added
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class GaussianNoise(Effect):
     """White noise: `add_gaussian_noise`."""
 
-    LIMITS: ClassVar = {"share": (0, 1)}
-
-    probability: float = 0.5
-    share: Range = (0.8, 1.0)
+    probability: Probability = 0.5
+    share: Annotated[Range, Within(0, 1)] = (0.8, 1.0)
     """Of the signal; the rest is noise of the same energy."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         return add_gaussian_noise(waveform, rng.uniform(*self.share), rng)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Hum(Effect):
     """Mains hum of 50 or 60 Hz, a little off, with harmonics that fall off at random: `add_hum`."""
 
-    LIMITS: ClassVar = {"snr_db": (-20, 100), "harmonics": (1, 40)}
-
-    snr_db: Range = (5.0, 35.0)
-    harmonics: WholeRange = (3, 15)
+    snr_db: Annotated[Range, Within(-20, 100)] = (5.0, 35.0)
+    harmonics: Annotated[WholeRange, Within(1, 40)] = (3, 15)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         number = np.arange(1, draw_whole(rng, self.harmonics) + 1)
@@ -159,16 +149,14 @@ class Hum(Effect):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Wind(Effect):
     """Wind on the microphone: `add_wind`."""
 
-    LIMITS: ClassVar = {"snr_db": (-30, 100), "corner": (5, 500), "gusts_per_second": (0, 20)}
-
-    snr_db: Range = (-5.0, 20.0)
-    corner: Range = (20.0, 120.0)
+    snr_db: Annotated[Range, Within(-30, 100)] = (-5.0, 20.0)
+    corner: Annotated[Range, Within(5, 500)] = (20.0, 120.0)
     """Hz."""
-    gusts_per_second: Range = (0.5, 4.0)
+    gusts_per_second: Annotated[Range, Within(0, 20)] = (0.5, 4.0)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         return add_wind(
@@ -181,23 +169,16 @@ class Wind(Effect):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Plosives(Effect):
     """Breath on a microphone that is too near: `add_plosives`."""
 
-    LIMITS: ClassVar = {
-        "per_second": (0, 10),
-        "frequency": (10, 300),
-        "decay": (0.005, 0.2),
-        "level_db": (-40, 20),
-    }
-
-    per_second: Range = (0.3, 2.0)
-    frequency: Range = (30.0, 120.0)
+    per_second: Annotated[Range, Within(0, 10)] = (0.3, 2.0)
+    frequency: Annotated[Range, Within(10, 300)] = (30.0, 120.0)
     """Hz."""
-    decay: Range = (0.01, 0.04)
+    decay: Annotated[Range, Within(0.005, 0.2)] = (0.01, 0.04)
     """Seconds."""
-    level_db: Range = (-12.0, 6.0)
+    level_db: Annotated[Range, Within(-40, 20)] = (-12.0, 6.0)
     """Relative to the waveform's peak."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 
-from enhance_ray.training.degrade.effect import (
-    Effect,
-    Range,
-    Waveform,
-    WholeRange,
-    draw_logarithmic,
-    draw_whole,
-)
+from enhance_ray.settings.ranges import Probability, Range, WholeRange, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade.effect import Effect, Waveform, draw_logarithmic, draw_whole
 from enhance_ray.training.degrade.filters import recursive_filter
 
 
@@ -76,30 +70,26 @@ def change_level(
     return waveform * np.asarray(curve, np.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Overdrive(Effect):
     """A driven amplifier: `overdrive`."""
 
-    LIMITS: ClassVar = {"gain_db": (0, 100), "colour": (0, 100)}
-
-    probability: float = 0.5
-    gain_db: Range = (5.0, 40.0)
-    colour: Range = (20.0, 80.0)
+    probability: Probability = 0.5
+    gain_db: Annotated[Range, Within(0, 100)] = (5.0, 40.0)
+    colour: Annotated[Range, Within(0, 100)] = (20.0, 80.0)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         return overdrive(waveform, gain_db=rng.uniform(*self.gain_db), colour=rng.uniform(*self.colour))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class LevelChanges(Effect):
     """Slow ramps and jumps of the level: `change_level`."""
 
-    LIMITS: ClassVar = {"changes": (1, 100), "gain_db": (-60, 30), "ramp": (1e-3, 100)}
-
-    changes: WholeRange = (1, 3)
+    changes: Annotated[WholeRange, Within(1, 100)] = (1, 3)
     """How often the level changes."""
-    gain_db: Range = (-18.0, 6.0)
-    ramp: Range = (0.005, 2.0)
+    gain_db: Annotated[Range, Within(-60, 30)] = (-18.0, 6.0)
+    ramp: Annotated[Range, Within(0.001, 100)] = (0.005, 2.0)
     """Seconds, drawn on a logarithmic scale."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
@@ -113,15 +103,13 @@ class LevelChanges(Effect):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Clipping(Effect):
     """Too loud for the recorder, hard or soft, one as often as the other: `clip`."""
 
-    LIMITS: ClassVar = {"threshold_db": (-40, 0), "asymmetry_db": (-40, 40)}
-
-    threshold_db: Range = (-18.0, -1.0)
+    threshold_db: Annotated[Range, Within(-40, 0)] = (-18.0, -1.0)
     """Relative to the peak."""
-    asymmetry_db: Range = (0.0, 0.0)
+    asymmetry_db: Annotated[Range, Within(-40, 40)] = (0.0, 0.0)
     """How much higher the limit of what is below zero is."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:

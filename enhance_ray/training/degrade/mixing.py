@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from enhance_ray.options import MODEL_RATE
+from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.degrade.effect import Waveform, Waveforms
 
 

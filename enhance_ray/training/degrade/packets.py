@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import scipy
 from jaxtyping import Bool
 
-from enhance_ray.training.degrade.effect import Effect, Range, Waveform
+from enhance_ray.settings.ranges import Range, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade.effect import Effect, Waveform
 
 
 def lose_packets(
@@ -44,7 +45,7 @@ def lose_packets(
     return np.asarray(waveform * kept + repeated * (1 - kept), np.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PacketLoss(Effect):
     """Lost 20 ms packets, silent or repeated, one as often as the other: `lose_packets`.
 
@@ -52,15 +53,13 @@ class PacketLoss(Effect):
     1960) or may be lost (Elliott 1963).
     """
 
-    LIMITS: ClassVar = {"loss": (0, 0.5), "burst": (1, 50), "density": (0.5, 1), "edge": (0, 0.02)}
-
-    loss: Range = (0.01, 0.15)
+    loss: Annotated[Range, Within(0, 0.5)] = (0.01, 0.15)
     """Share of the packets that is lost."""
-    burst: Range = (1.0, 3.0)
+    burst: Annotated[Range, Within(1, 50)] = (1.0, 3.0)
     """Mean number of packets in the bad state in a row."""
-    density: Range = (1.0, 1.0)
+    density: Annotated[Range, Within(0.5, 1)] = (1.0, 1.0)
     """Share of the packets in the bad state that is lost."""
-    edge: Range = (0.002, 0.002)
+    edge: Annotated[Range, Within(0, 0.02)] = (0.002, 0.002)
     """Seconds in which the sound fades around what is lost."""
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:

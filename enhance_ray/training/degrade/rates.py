@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import scipy
+from annotated_types import Ge
 from jaxtyping import Float32
 
-from enhance_ray.errors import ConfigError
+from enhance_ray.settings.ranges import NotEmpty
+from enhance_ray.settings.schema import settings
 from enhance_ray.training.degrade.effect import Effect, Waveform
 
 
@@ -76,19 +78,12 @@ def match_band(waveform: Waveform, sample_rate: int, *, before: Waveform, after:
     return limited
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class NarrowBand(Effect):
     """Recorded or sent at a lower rate: `limit_bandwidth`."""
 
-    rates: tuple[int, ...] = (8000, 11_025, 12_000, 16_000, 22_050)
+    rates: NotEmpty[Annotated[int, Ge(1000)]] = (8000, 11_025, 12_000, 16_000, 22_050)
     """Hz; one is drawn. Those not below the signal's own rate change nothing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.rates or min(self.rates) < 1000:
-            raise ConfigError(
-                "rates", f"expected one or more rates in Hz, 1000 or above, got {list(self.rates)}"
-            )
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         rate = int(rng.choice(self.rates))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import scipy
 
-from enhance_ray.training.degrade.effect import Effect, Range, Response, Waveform
+from enhance_ray.settings.ranges import Probability, Range, Within
+from enhance_ray.settings.schema import settings
+from enhance_ray.training.degrade.effect import Effect, Response, Waveform
 from enhance_ray.training.degrade.filters import recursive_filter
 
 
@@ -140,16 +142,14 @@ class Room(Effect):
         return add_room(waveform, self.responses[int(rng.integers(len(self.responses)))])
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Reverb(Effect):
     """Artificial reverberation: `add_reverb`, its controls from 0 to 100."""
 
-    LIMITS: ClassVar = dict.fromkeys(("reverberance", "hf_damping", "room_scale"), (0, 100))
-
-    probability: float = 0.5
-    reverberance: Range = (0.0, 100.0)
-    hf_damping: Range = (0.0, 100.0)
-    room_scale: Range = (0.0, 100.0)
+    probability: Probability = 0.5
+    reverberance: Annotated[Range, Within(0, 100)] = (0.0, 100.0)
+    hf_damping: Annotated[Range, Within(0, 100)] = (0.0, 100.0)
+    room_scale: Annotated[Range, Within(0, 100)] = (0.0, 100.0)
 
     def __call__(self, waveform: Waveform, sample_rate: int, rng: np.random.Generator) -> Waveform:
         return add_reverb(
