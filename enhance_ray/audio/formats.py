@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 Block = NDArray[np.float32]
 """Samples of shape (channel, time), full scale at 1; float files may go beyond it."""
+
+OnDamage = Callable[[str], None]
+"""Called with a reason; raises it, or notes it where partial results are wanted."""
 
 MIN_RATE, MAX_RATE = 4_000, 384_000
 """Sample rates in Hz that are believed."""
