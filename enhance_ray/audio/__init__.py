@@ -21,8 +21,8 @@ from enhance_ray.audio.formats import (
     Chapter,
     Cover,
     OutputFormat,
+    container_format,
     output_format,
-    video_format,
 )
 from enhance_ray.audio.storage import Patience, copy_times, exists, find_audio, is_known, is_remote
 
@@ -36,6 +36,7 @@ __all__ = [
     "Encoder",
     "OutputFormat",
     "Patience",
+    "container_format",
     "copy_times",
     "decode",
     "encode",
@@ -46,5 +47,4 @@ __all__ = [
     "output_format",
     "probe",
     "remove_leftovers",
-    "video_format",
 ]

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from enhance_ray.audio.chains import find_flacs, find_links
 from enhance_ray.audio.covers import read_id3_tags
 from enhance_ray.audio.formats import MAX_SAMPLE, AudioInfo, Block
 from enhance_ray.audio.headers import TAGGED_BEFORE, end_of_id3, read_ogg_pages
@@ -59,6 +60,10 @@ def decode(
     return Decoder(
         path, block_seconds=block_seconds, partial=partial, data=data, patience=patience, track=track
     )
+
+
+_READ_AHEAD = 2**17
+"""Bytes that libFLAC may have read beyond the last frame."""
 
 
 class Decoder:
@@ -114,7 +119,13 @@ class Decoder:
             raise AudioReadError(self._path, "it is empty (0 bytes)")
         self._leave_id3_out()
         try:
-            source = open_source(self._file, self._path, self._track)
+            links = find_links(self._file)
+            self._file.seek(0)
+            source: Source = (
+                Chain(self._file, self._path, links, is_whole=True)
+                if len(links) > 1
+                else open_source(self._file, self._path, self._track)
+            )
         except AudioReadError:
             self._file.raise_error()  # if there is one, it is the reason for the other
             raise
@@ -152,9 +163,21 @@ class Decoder:
             self._source.close()
             self._source = Chain(self._file, self._path, pages.links, is_whole=pages.fault is None)
 
+    def _pieces(self) -> Iterator[Block]:
+        yield from self._source.pieces(self._on_damage)
+        if self.info.container == "flac":
+            # Where it ends is known when it was read; its library has read a little on.
+            links = find_flacs(self._file, max(0, self._file.tell() - _READ_AHEAD))
+            if links:
+                rest = Chain(self._file, self._path, links, is_whole=True, like=self.info)
+                try:
+                    yield from rest.pieces(self._on_damage)
+                finally:
+                    rest.close()
+
     def _checked(self) -> Iterator[Block]:
         position = 0
-        for piece in self._source.pieces(self._on_damage):
+        for piece in self._pieces():
             believed = np.abs(piece) <= MAX_SAMPLE  # false for NaN
             if believed.all():
                 yield piece

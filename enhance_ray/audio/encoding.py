@@ -173,7 +173,11 @@ class Encoder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise AudioWriteError(self._path, f"its folder cannot be made: {explain(error)}") from error
+            reason = f"its folder cannot be made: {explain(error)}"
+            above = (each for each in (folder, *folder.parents) if each.exists() and not each.is_dir())
+            if (file := next(above, None)) is not None:
+                reason = f"its folder cannot be made: {file} is none"
+            raise AudioWriteError(self._path, reason) from error
         return folder / name
 
     def _refuse_existing(self) -> None:

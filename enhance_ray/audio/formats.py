@@ -15,6 +15,9 @@ Block = NDArray[np.float32]
 OnDamage = Callable[[str], None]
 """Called with a reason; raises it, or notes it where partial results are wanted."""
 
+LOSSLESS = frozenset({"alac", "flac", "wavpack", "tta", "ape", "tak", "wmalossless"})
+"""Codecs that give every sample back."""
+
 MIN_RATE, MAX_RATE = 4_000, 384_000
 """Sample rates in Hz that are believed."""
 MAX_CHANNELS = 8
@@ -137,32 +140,35 @@ def output_format(info: AudioInfo, wanted: str) -> OutputFormat:
         return OutputFormat(
             container=container, codec=codec, sample_format="f32", bit_rate=min(max(low, source), high)
         )
-    stored = info.sample_format if info.codec in ("pcm", "flac", "alac") else "s16"
+    stored = info.sample_format if info.codec in ("pcm", *LOSSLESS) else "s16"
     kept = {"s24": "s24", "s32": "s32", "f32": "f32", "f64": "f32"}.get(stored, "s16")
     if codec in ("flac", "alac") and kept != "s16":
         kept = "s24"
     return OutputFormat(container=container, codec=codec, sample_format=kept)
 
 
-def video_format(info: AudioInfo, container: str) -> OutputFormat:
-    """The format of an output that keeps the picture of its input: sound as the container has it.
+def container_format(info: AudioInfo, container: str) -> OutputFormat:
+    """The format of an output in a container that holds several codecs: the input's, where it is usual there.
 
     Args:
         info: the input.
-        container: one of `VIDEO_CONTAINERS`.
+        container: one of `VIDEO_CONTAINERS`, or mka, which is mkv without a picture.
     """
-    codecs = _VIDEO_CODECS[container]
+    codecs = _CONTAINED_CODECS[container]
     wanted = info.codec if info.codec in codecs else codecs[0]
+    if info.codec in LOSSLESS and info.codec not in codecs and "flac" in codecs:
+        wanted = "flac"
     if wanted == "pcm":
         return dataclasses.replace(output_format(info, "wav"), container=container)
     return dataclasses.replace(output_format(info, _BY_CODEC[wanted]), container=container)
 
 
 VIDEO_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
-_VIDEO_CODECS: Mapping[str, tuple[str, ...]] = {
+_CONTAINED_CODECS: Mapping[str, tuple[str, ...]] = {
     "mp4": ("aac", "mp3", "alac"),
     "mov": ("aac", "mp3", "alac", "pcm"),
     "mkv": ("aac", "mp3", "opus", "flac", "pcm"),
+    "mka": ("aac", "mp3", "opus", "flac", "pcm"),
     "webm": ("opus",),
 }
 """Codecs of sound that players expect there; where the input has another one, the first."""

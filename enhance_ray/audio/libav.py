@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from enhance_ray.audio.formats import MAX_CHANNELS, MAX_RATE, MIN_RATE, Block, Chapter, Cover
+from enhance_ray.audio.formats import LOSSLESS, MAX_CHANNELS, MAX_RATE, MIN_RATE, Block, Chapter, Cover
 from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile
 from enhance_ray.errors import AudioReadError
 
@@ -128,12 +128,11 @@ def stored_as(context: Any) -> tuple[str, str]:
     codec = context.codec.canonical_name
     if plain := re.fullmatch(r"pcm_([usf]\d+)([lb]e)?", codec):
         return "pcm", plain[1]
-    if codec in _LOSSLESS:
+    if codec in LOSSLESS:
         return codec, "s16" if context.format.name.startswith("s16") else "s24"
     return codec, "f32"
 
 
-_LOSSLESS = frozenset({"alac", "flac", "wavpack", "tta", "ape", "tak", "wmalossless"})
 Belongings = tuple[dict[str, str], tuple[Chapter, ...], Cover | None]
 """Tags, chapters and cover."""
 

@@ -38,14 +38,14 @@ class Sink(Protocol):
 # fmt: off
 _MUXERS = {
     "wav": "wav", "aiff": "aiff", "caf": "caf", "flac": "flac", "mp3": "mp3", "ogg": "ogg", "m4a": "ipod",
-    "mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm",
+    "mp4": "mp4", "mov": "mov", "mkv": "matroska", "mka": "matroska", "webm": "webm",
 }
 # fmt: on
 _MUXER_OPTIONS = {
     "wav": {"rf64": "auto"},  # beyond 4 GiB the header becomes that of RF64
     "aiff": {"write_id3v2": "1"},  # AIFF's own text chunks have no place for album and date
     # Else the stream gets a random number, and no two runs are equal.
-    **{name: {"fflags": "+bitexact"} for name in ("ogg", "mkv", "webm")},
+    **{name: {"fflags": "+bitexact"} for name in ("ogg", "mkv", "mka", "webm")},
 }
 _CLOCKED_CONTAINERS = ("m4a", "mp4", "mov")
 """Where the length would be rounded to milliseconds."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import soundfile
 
+from enhance_ray.audio.chunks import ChunkHeader, RawSamples
 from enhance_ray.audio.formats import AudioInfo, Block, OnDamage
-from enhance_ray.audio.headers import ChunkHeader, RawSamples
 from enhance_ray.audio.libav import check_sense, read_belongings
 from enhance_ray.audio.storage import CallbackFile, Window
 from enhance_ray.errors import AudioReadError

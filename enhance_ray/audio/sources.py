@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from enhance_ray.audio.chunks import read_chunk_header
 from enhance_ray.audio.demuxed import LibavSource
 from enhance_ray.audio.formats import AudioInfo, Block, OnDamage
-from enhance_ray.audio.headers import flac_length_is_open, read_chunk_header
+from enhance_ray.audio.headers import flac_length_is_open
 from enhance_ray.audio.libav import check_sense
 from enhance_ray.audio.sndfile import SoundfileSource
 from enhance_ray.audio.storage import CallbackFile, Window, read_error
@@ -42,7 +44,7 @@ def _opened_source(file: CallbackFile, path: str, track: int | str | None) -> So
     if header is not None:
         check_sense(path, header.sample_rate, header.channels)
         # libsndfile reads a wav or aiff that breaks off, and refuses a caf.
-        if header.is_plain and not (header.container == "caf" and header.missing_bytes):
+        if header.is_plain and (header.raw or not (header.container == "caf" and header.missing_bytes)):
             return SoundfileSource(file, path, header)
         return LibavSource(file, path, header.missing_bytes, trailing_bytes=header.block_bytes - 1)
     file.seek(0)
@@ -62,8 +64,23 @@ class Chain:
 
     remark: str | None = None
 
-    def __init__(self, file: CallbackFile, path: str, starts: Sequence[int], *, is_whole: bool) -> None:
+    def __init__(
+        self,
+        file: CallbackFile,
+        path: str,
+        starts: Sequence[int],
+        *,
+        is_whole: bool,
+        like: AudioInfo | None = None,
+    ) -> None:
         """Open them all; if the file is not whole, perhaps without the last one.
+
+        Args:
+            file: that holds them.
+            path: what errors call it.
+            starts: first byte of each.
+            is_whole: whether none of them breaks off.
+            like: one that stands before them.
 
         Raises:
             AudioReadError: one cannot be read, or they differ in what one output has one of.
@@ -77,14 +94,18 @@ class Chain:
             except AudioReadError:
                 if is_whole or start != starts[-1]:
                     raise
-        kinds = {(link.info.sample_rate, link.info.channels) for link in self._links}
+        infos = [*([like] if like else []), *(link.info for link in self._links)]
+        kinds = {(info.sample_rate, info.channels) for info in infos}
         if len(kinds) > 1:
             texts = " and ".join(f"{rate} Hz with {channels} channels" for rate, channels in sorted(kinds))
             self.close()
             raise AudioReadError(
-                path, f"it is a chain of {len(starts)} recordings of {texts}: cut it up at their beginnings"
+                path, f"it is a chain of {len(infos)} recordings of {texts}: cut it up at their beginnings"
             )
-        self.info = self._links[0].info
+        counts = [link.info.frames for link in self._links]
+        frames = None if None in counts else sum(filter(None, counts))
+        seconds = None if frames is None else frames / self._links[0].info.sample_rate
+        self.info = dataclasses.replace(self._links[0].info, frames=frames, seconds=seconds)
 
     def pieces(self, on_damage: OnDamage) -> Iterator[Block]:
         for link in self._links:

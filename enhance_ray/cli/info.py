@@ -12,6 +12,7 @@ import yaml
 
 from enhance_ray import config
 from enhance_ray.cli.common import add_command, write_line
+from enhance_ray.records import is_utf8
 
 
 def add(commands: Any) -> None:
@@ -44,7 +45,9 @@ def _info(parsed: argparse.Namespace) -> int:
         }
         facts = {name: value for name, value in shown.items() if value not in (None, {}, [])}
     if parsed.json:
-        write_line(json.dumps(facts, ensure_ascii=False))
+        text = json.dumps(facts, ensure_ascii=False)
+        # A name that is no UTF-8 goes out by escapes, as in records.
+        write_line(text if is_utf8(text) else json.dumps(facts))
     else:
         write_line(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).rstrip())
     return 0

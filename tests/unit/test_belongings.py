@@ -105,7 +105,7 @@ def through(source, output, container, **decoding):
     with audio.decode(str(source), **decoding) as decoder:
         info = decoder.info
         target = (
-            audio.video_format(info, container)
+            audio.container_format(info, container)
             if container in ("mp4", "mov", "mkv", "webm")
             else audio.output_format(info, container)
         )
