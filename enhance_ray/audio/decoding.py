@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -133,6 +133,16 @@ class Decoder:
             source.close()
             raise AudioReadError(self._path, "it has no samples")
         return source
+
+    @property
+    def damage(self) -> Sequence[str]:
+        """With ``partial``, all that is wrong with it, as far as it was read."""
+        return tuple(self._damage)
+
+    @property
+    def remark(self) -> str | None:
+        """What is odd about the file, and does no harm."""
+        return self._source.remark
 
     @property
     def warning(self) -> str | None:

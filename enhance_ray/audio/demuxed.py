@@ -180,8 +180,13 @@ class LibavSource:
         if rejected_bytes > (_TRAILING_BYTES if bare else self._trailing_bytes):
             on_damage(f"it is damaged at {position / info.sample_rate:.1f} s")
 
+    def demux(self) -> Iterator[Any]:
+        """libav's packets of the sound, as they are."""
+        packets: Iterator[Any] = self._container.demux(self._stream)
+        return packets
+
     def _packets(self, on_damage: OnDamage) -> Iterator[Any]:
-        packets = self._container.demux(self._stream)
+        packets = self.demux()
         while True:
             try:
                 packet = next(packets)
