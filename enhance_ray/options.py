@@ -16,6 +16,9 @@ from enhance_ray.errors import ConfigError
 MODEL_RATE = 44_100
 """Rate in Hz at which the models work, and at which outputs are written unless another one is asked for."""
 
+ALL_TRACKS = "all"
+"""Value of `EnhanceOptions.audio_track`: every sound of a file."""
+
 _LEAST_RATE, _MOST_RATE = 4_000, 384_000
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -139,7 +142,7 @@ class EnhanceOptions:
     )
     audio_track: int | str | None = _option(
         None,
-        "of files with several sounds the number of one, from 1, or the language of one (eng);"
+        "of files with several sounds the number of one, from 1, the language of one (eng), or all;"
         " without one, what players choose",
     )
     segment_seconds: float = _option(
@@ -186,6 +189,16 @@ class EnhanceOptions:
                 "must be at least 1 and three times overlap_seconds + 2 context_seconds,"
                 f" got {self.segment_seconds}",
             )
+
+
+def refuse_all_tracks(options: EnhanceOptions, where: str) -> None:
+    """Where there is one output for each input.
+
+    Raises:
+        ConfigError: the options ask for all sounds of a file.
+    """
+    if options.audio_track == ALL_TRACKS:
+        raise ConfigError("audio_track", f"{ALL_TRACKS} is for files on the command line, not for {where}")
 
 
 def add_arguments(parser: Any, *, enhances: bool, skip: typing.Collection[str] = ("mode",)) -> None:

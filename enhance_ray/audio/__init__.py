@@ -24,6 +24,7 @@ from enhance_ray.audio.formats import (
     container_format,
     output_format,
 )
+from enhance_ray.audio.libav import list_tracks
 from enhance_ray.audio.storage import Patience, copy_times, exists, find_audio, is_known, is_remote
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "find_audio",
     "is_known",
     "is_remote",
+    "list_tracks",
     "output_format",
     "probe",
     "remove_leftovers",

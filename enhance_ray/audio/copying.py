@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from enhance_ray.audio.formats import AudioInfo
@@ -12,8 +13,24 @@ from enhance_ray.audio.storage import LIBAV_ERRORS, Patience, explain, open_inpu
 class Copy:
     """Picture, subtitles and other sounds of a recording, on their way to another container as they are."""
 
-    def __init__(self, output: Any, source: AudioInfo, patience: Patience | None) -> None:
-        """Give ``output`` a stream for each of them."""
+    def __init__(
+        self,
+        output: Any,
+        source: AudioInfo,
+        patience: Patience | None,
+        add_restored: Callable[[], Any],
+        *,
+        has_picture: bool,
+    ) -> None:
+        """Give ``output`` a stream for each of them, in their order.
+
+        Args:
+            output: container of libav.
+            source: what is copied from.
+            patience: with its storage.
+            add_restored: gives ``output`` the stream of the sound that is restored.
+            has_picture: whether moving pictures have a place in the output.
+        """
         self._output = output
         self._file = open_input(source.path, patience)
         self._container: Any = None
@@ -24,14 +41,19 @@ class Copy:
             self._container = open_container(self._file)
             restored = self._container.streams.audio[source.track - 1]
             for stream in self._container.streams:
-                if stream is restored or stream.type not in ("video", "audio", "subtitle"):
+                if stream is restored:
+                    self.restored = add_restored()
+                    self._describe(self.restored, stream)
+                    continue
+                if stream.type == "video" and not has_picture:
+                    continue
+                if stream.type not in ("video", "audio", "subtitle"):
                     continue  # data: an index of chapters, which is made anew, or a camera's log
                 if stream.codec_context is None or stream.codec_context.codec.canonical_name not in places:
                     lost.append(f"a track of {stream.type}")
                     continue
                 copied = output.add_stream_from_template(stream, opaque=True)
-                copied.metadata.update({k: readable(value) for k, value in stream.metadata.items()})
-                copied.disposition = stream.disposition
+                self._describe(copied, stream)
                 self._streams[stream.index] = copied
         except BaseException:
             self.close()
@@ -44,6 +66,12 @@ class Copy:
         chosen = [self._container.streams[index] for index in self._streams]
         self._packets = self._container.demux(*chosen) if chosen else iter(())
         self._waiting: Any = None
+
+    @staticmethod
+    def _describe(copied: Any, stream: Any) -> None:
+        """Language, title and role."""
+        copied.metadata.update({k: readable(value) for k, value in stream.metadata.items()})
+        copied.disposition = stream.disposition
 
     def until(self, seconds: float) -> None:
         """Copy what stands before ``seconds`` on the clock of the source."""

@@ -101,6 +101,7 @@ class LibavSource:
             chapters=chapters_of(container),
             cover=self._cover,
             track=list(container.streams.audio).index(stream) + 1,
+            tracks=len(container.streams.audio),
             start=float(start) - self._lead / context.sample_rate,
             bit_rate=stream.bit_rate or (container.bit_rate if alone else None) or None,
             tags=tags_of(container.metadata, stream.metadata),
@@ -126,7 +127,10 @@ class LibavSource:
             seconds = self._stream.duration * self._stream.time_base
             return float(seconds + self._lead / self._stream.codec_context.sample_rate)
         if self._container.duration is not None:
-            return float(self._container.duration / 1e6)
+            # A clock that does not begin with this sound counts what is before it.
+            start = self._stream.start_time * self._stream.time_base if self._stream.start_time else 0
+            before: float = float(start) - self._lead / self._stream.codec_context.sample_rate
+            return float(self._container.duration / 1e6) - max(0.0, before)
         return None
 
     def pieces(self, on_damage: OnDamage) -> Iterator[Block]:

@@ -82,6 +82,8 @@ class AudioInfo:
     cover: Cover | None = None
     track: int = 1
     """Number of this sound among those of the file."""
+    tracks: int = 1
+    """How many sounds the file has."""
     start: float = 0.0
     """Seconds on the file's clock at which the first of the samples stands. Where the picture comes before
     the sound, the samples begin with the silence in between."""
@@ -101,6 +103,11 @@ class OutputFormat:
     def is_video(self) -> bool:
         """Whether a moving picture has a place in it."""
         return self.container in VIDEO_CONTAINERS
+
+    @property
+    def holds_tracks(self) -> bool:
+        """Whether several sounds have a place in it."""
+        return self.container in TRACK_CONTAINERS
 
     @property
     def is_bounded(self) -> bool:
@@ -164,6 +171,7 @@ def container_format(info: AudioInfo, container: str) -> OutputFormat:
 
 
 VIDEO_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
+TRACK_CONTAINERS = VIDEO_CONTAINERS | {"mka"}
 _CONTAINED_CODECS: Mapping[str, tuple[str, ...]] = {
     "mp4": ("aac", "mp3", "alac"),
     "mov": ("aac", "mp3", "alac", "pcm"),

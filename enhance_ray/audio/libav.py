@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ import numpy as np
 from av.stream import Disposition
 
 from enhance_ray.audio.formats import LOSSLESS, MAX_CHANNELS, MAX_RATE, MIN_RATE, Block, Chapter, Cover
-from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile
+from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile, Patience, open_input
 from enhance_ray.errors import AudioReadError
 
 # What libav may open: streams of samples, and no playlists, which would make it read other files.
@@ -102,10 +103,9 @@ def choose_track(container: Any, path: str, track: int | str | None) -> tuple[An
     tracks = list(streams.audio)
     if not tracks:
         raise AudioReadError(path, "it holds no audio")
-    languages = [stream.language or stream.metadata.get("language", "") for stream in tracks]
+    languages = [_language(stream) for stream in tracks]
     names = ", ".join(
-        f"{number}: {language}" if language not in ("", "und") else str(number)
-        for number, language in enumerate(languages, 1)
+        f"{number}: {language}" if language else str(number) for number, language in enumerate(languages, 1)
     )
     chosen = streams.best("audio")
     if len(tracks) == 1 or chosen is None:
@@ -121,6 +121,28 @@ def choose_track(container: Any, path: str, track: int | str | None) -> tuple[An
             if language and language.lower().startswith(track.lower()):
                 return stream, None
     raise AudioReadError(path, f"it has no audio track {track}, but {len(tracks)} others ({names})")
+
+
+def list_tracks(path: str, patience: Patience | None = None) -> list[str]:
+    """Languages of the sounds of a file, empty where unknown; of a file that libav cannot read one, unknown.
+
+    Raises:
+        AudioReadError: it cannot be opened.
+    """
+    with contextlib.closing(open_input(path, patience)) as file:
+        file.seek(0)
+        try:
+            with open_container(file) as container:
+                streams = container.streams.audio
+                return [_language(stream) for stream in streams] or [""]
+        except LIBAV_ERRORS:
+            file.raise_error()
+            return [""]
+
+
+def _language(stream: Any) -> str:
+    language: str = stream.language or stream.metadata.get("language", "")
+    return "" if language == "und" else language
 
 
 def stored_as(context: Any) -> tuple[str, str]:

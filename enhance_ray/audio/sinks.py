@@ -93,18 +93,25 @@ class LibavSink:
         self._container = container
         # By default libav's Opus encoder mixes up the order of five and seven channels.
         surround = {"mapping_family": "1"} if target.codec == "opus" and channels > 2 else {}
-        self._stream = container.add_stream(encoder, rate=file_rate, layout=self._layout, options=surround)
-        self._stream.codec_context.format = encoder_format
-        if target.bit_rate is not None:
-            self._stream.bit_rate = _allowed_bit_rate(target.codec, target.bit_rate, file_rate)
-        has_clock = source is not None and source.has_video and target.is_video
-        self._start = source.start if source is not None and has_clock else 0.0
+
+        def add_stream() -> Any:
+            stream = container.add_stream(encoder, rate=file_rate, layout=self._layout, options=surround)
+            stream.codec_context.format = encoder_format
+            if target.bit_rate is not None:
+                stream.bit_rate = _allowed_bit_rate(target.codec, target.bit_rate, file_rate)
+            return stream
+
+        self._start = 0.0
         self._copy: Copy | None = None
         container.metadata.update(tags)
         if source is not None:
             _set_chapters(container, source.chapters)
-            if target.is_video and source.has_video:
-                self._copy = Copy(container, source, patience)
+        if source is not None and (
+            (source.has_video and target.is_video) or (source.tracks > 1 and target.holds_tracks)
+        ):
+            self._start = source.start
+            self._copy = Copy(container, source, patience, add_stream, has_picture=target.is_video)
+        self._stream = self._copy.restored if self._copy is not None else add_stream()
         self._resampler = None
         if file_rate != sample_rate:
             self._resampler = av.AudioResampler("flt", self._layout, file_rate)

@@ -41,6 +41,7 @@ def _info(parsed: argparse.Namespace) -> int:
             "cover": f"{info.cover.kind}, {len(info.cover.data)} bytes" if info.cover else None,
             # Said where there is something to say.
             "track": info.track if info.track > 1 else None,
+            "tracks": info.tracks if info.tracks > 1 else None,
             "start": info.start or None if info.has_video else None,
         }
         facts = {name: value for name, value in shown.items() if value not in (None, {}, [])}

@@ -21,7 +21,7 @@ from enhance_ray.engine.restore import Facts, Restoration
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
 from enhance_ray.files.plan import target_format
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.options import EnhanceOptions, refuse_all_tracks
 
 STANDARD = "-"
 """What standard input and output are called."""
@@ -63,6 +63,7 @@ def enhance_pipe(
         ConfigError: the model cannot do what the options ask for, or a format does not suit a pipe.
     """
     enhancer.check(options)
+    refuse_all_tracks(options, "pipes")
     with contextlib.ExitStack() as stack:
         decoder: Any = stack.enter_context(_reading(source, raw, options, partial=partial))
         info: AudioInfo = decoder.info

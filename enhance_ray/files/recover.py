@@ -60,7 +60,7 @@ def recover(path: str, output: str, *, like: str | None = None, force: bool = Fa
             sample_rate=info.sample_rate,
             channels=info.channels,
             target=audio.output_format(info, extension[1:]),
-            source=dataclasses.replace(info, has_video=False),
+            source=dataclasses.replace(info, has_video=False, tracks=1),
             force=force,
         ) as encoder:
             for block in itertools.chain([first], blocks):

@@ -18,7 +18,7 @@ from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import ConfigError
 from enhance_ray.files.plan import Job, output_extension
 from enhance_ray.files.run import enhance_files
-from enhance_ray.options import EnhanceOptions
+from enhance_ray.options import EnhanceOptions, refuse_all_tracks
 from enhance_ray.records import Record
 
 FAILED = "failed"
@@ -57,6 +57,7 @@ def watch(
     Raises:
         ConfigError: one of them is no local folder, or one lies in the other.
     """
+    refuse_all_tracks(options, "a watched folder")
     for given in (source, target):
         if audio.is_remote(str(given)):
             raise ConfigError(str(given), "only a folder of this machine can be watched")

@@ -11,10 +11,14 @@ from av.stream import Disposition
 from mutagen.flac import Picture
 from mutagen.id3 import ID3
 from mutagen.mp4 import MP4
+from torch import nn
 
 from enhance_ray import audio
 from enhance_ray.audio import Chapter, Cover, OutputFormat
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError
+from enhance_ray.files import Job, enhance_files
+from enhance_ray.options import EnhanceOptions
 
 RATE = 44_100
 CLICK = 0.5
@@ -35,12 +39,13 @@ def sound(frequency, seconds=1.5):
 
 
 def film(path, muxer, sounds, *, codec="aac", start=0.0):
-    """A picture of two seconds at 25 frames a second, and ``sounds`` by language that begin at ``start``."""
+    """Two seconds of a picture at 25 frames a second, and ``sounds`` by language that begin at ``start``."""
     with av.open(str(path), "w", format=muxer) as container:
         video = container.add_stream("mpeg4" if muxer != "webm" else "libvpx", rate=25, width=32, height=32)
         video.pix_fmt = "yuv420p"
         streams = []
-        for language in sounds:
+        sounds = list(sounds.items()) if isinstance(sounds, dict) else sounds
+        for language, _ in sounds:
             rate = 48_000 if codec == "libopus" else RATE
             stream = container.add_stream(codec, rate=rate, layout="mono")
             stream.metadata["language"] = language
@@ -52,7 +57,7 @@ def film(path, muxer, sounds, *, codec="aac", start=0.0):
             frame.pts, frame.time_base = number, Fraction(1, 25)
             packets += video.encode(frame)
         packets += video.encode(None)
-        for stream, samples in zip(streams, sounds.values(), strict=True):
+        for stream, samples in zip(streams, (samples for _, samples in sounds), strict=True):
             resampler = av.AudioResampler(stream.codec_context.format.name, "mono", stream.rate)
             frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
             frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), 0
@@ -192,6 +197,77 @@ def test_other_sounds_and_subtitles_of_a_video_are_copied(tmp_path):
         assert len(container.streams.video) == 1
     first = click_on_clock(tmp_path / "out.mp4", 0)
     assert click_on_clock(tmp_path / "out.mp4", 1) == pytest.approx(first, abs=2e-3)
+
+
+def all_tracks(source, output, **settings):
+    engine = Enhancer(nn.Identity(), device="cpu", precision="fp32", fingerprint="identity")
+    options = EnhanceOptions(audio_track="all", strength=0)
+    return list(enhance_files([Job(str(source), str(output))], engine, options, **settings))
+
+
+def pitch(path, number=None):
+    """Of the last half second of a sound, in Hz."""
+    found, decoder = samples(path, track=number)
+    rate = decoder.info.sample_rate
+    return int(np.argmax(np.abs(np.fft.rfft(found[-rate // 2 :][: rate // 4])))) * 4
+
+
+@pytest.mark.parametrize(
+    ("muxer", "output"),
+    [("matroska", "mkv"), ("mp4", "mp4"), ("matroska", "mp4"), ("mp4", "webm"), ("mp4", "mka")],
+)
+def test_all_tracks_are_restored_into_one_output_that_holds_them(tmp_path, muxer, output):
+    sounds = {"eng": sound(300), "deu": sound(500), "fra": sound(700)}
+    source = film(tmp_path / "a.bin", muxer, sounds, start=0.2)
+    target = tmp_path / f"out.{output}"
+    [record] = all_tracks(source, target)
+    assert (record.status, record.output) == ("done", str(target)), record.reason
+    with av.open(str(target)) as container:
+        assert [stream.language for stream in container.streams.audio] == ["eng", "deu", "fra"]
+        kinds = {stream.codec_context.codec.canonical_name for stream in container.streams.audio}
+        assert kinds == {"opus" if output == "webm" else "aac"}
+        assert bool(container.streams.video) == (output not in ("webm", "mka"))  # webm has no MPEG-4
+    for number, tone in enumerate((300, 500, 700)):
+        assert pitch(target, number + 1) == pytest.approx(tone, abs=8)
+        assert click_on_clock(target, number) == pytest.approx(click_on_clock(target), abs=2e-3)
+    if output in ("mp4", "mkv"):
+        assert [data for data, _ in pictures(target)] == [data for data, _ in pictures(source)]
+        moved = pictures(target)[0][1] - pictures(source)[0][1]
+        assert click_on_clock(target) - moved == pytest.approx(click_on_clock(source), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("languages", "names"), [("eng deu", "eng deu"), ("und deu", "1 2"), ("eng eng", "1 2")]
+)
+def test_all_tracks_go_to_files_of_their_own_where_an_output_holds_one(tmp_path, languages, names):
+    first, second = languages.split()
+    source = tmp_path / "a.mp4"
+    film(source, "mp4", [(first, sound(300)), (second, sound(500))])
+    [record] = all_tracks(source, tmp_path / "out.wav")
+    paths = [tmp_path / f"out.{name}.wav" for name in names.split()]
+    assert record.output == str(paths[0])
+    assert (
+        record.warning == f"its 2 audio tracks are in files of their own: {', '.join(p.name for p in paths)}"
+    )
+    assert [pitch(path) for path in paths] == pytest.approx([300, 500], abs=8)
+    assert not (tmp_path / "out.wav").exists()
+    [again] = all_tracks(source, tmp_path / "out.wav", done={str(source): record})
+    assert again.status == "skipped"
+
+
+def test_an_output_of_all_tracks_that_exists_costs_no_computing(tmp_path):
+    source = film(tmp_path / "a.mkv", "matroska", {"eng": sound(300), "deu": sound(500)})
+    (tmp_path / "out.mkv").write_bytes(b"kept")
+    [record] = all_tracks(source, tmp_path / "out.mkv")
+    assert (record.status, record.stages) == ("failed", {})
+    assert "it exists" in record.reason
+    assert (tmp_path / "out.mkv").read_bytes() == b"kept"
+
+
+def test_all_tracks_of_a_file_that_has_one_is_that_one(tmp_path):
+    source = film(tmp_path / "a.mkv", "matroska", {"eng": sound(300)})
+    [record] = all_tracks(source, tmp_path / "out.flac")
+    assert (record.output, record.warning) == (str(tmp_path / "out.flac"), None)
 
 
 def test_a_video_whose_picture_has_no_place_says_so(tmp_path):

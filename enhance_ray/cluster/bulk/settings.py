@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.options import EnhanceOptions, Precision
+from enhance_ray.options import EnhanceOptions, Precision, refuse_all_tracks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +95,7 @@ class BulkConfig:
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(name, f"must not be negative, got {getattr(self, name)}")
         self.too_many_failed(0, 0)
+        refuse_all_tracks(self.options, "bulk jobs")
 
     @property
     def actor_range(self) -> tuple[int, int]:
