@@ -17,6 +17,7 @@ from enhance_ray.audio.headers import TAGGED_BEFORE, end_of_id3, read_ogg_pages
 from enhance_ray.audio.libav import regroup
 from enhance_ray.audio.sources import Chain, Source, open_source
 from enhance_ray.audio.storage import CallbackFile, Patience, Window, open_input, read_error
+from enhance_ray.audio.wavs import read_chunks
 from enhance_ray.errors import AudioReadError
 
 
@@ -100,7 +101,11 @@ class Decoder:
             self._file.close()
             raise
         info = self._source.info
-        self.info = dataclasses.replace(info, tags={**self._before, **info.tags})
+        tags = {**self._before, **info.tags}
+        position = self._file.tell()  # which the library takes for granted
+        chunks = read_chunks(self._file) if info.container == "wav" else {}
+        self._file.seek(position)
+        self.info = dataclasses.replace(info, tags=tags, chunks=chunks)
         self._block_frames = max(1, round(block_seconds * self.info.sample_rate))
 
     def _leave_id3_out(self) -> None:

@@ -8,12 +8,14 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import numpy as np
 
+from enhance_ray.audio.belongings import lost_belongings
 from enhance_ray.audio.covers import add_cover
 from enhance_ray.audio.formats import MAX_CHANNELS, AudioInfo, Block, OutputFormat
 from enhance_ray.audio.sinks import ENCODING_ERRORS, LibavSink, Sink, VorbisSink
@@ -28,6 +30,7 @@ from enhance_ray.audio.storage import (
     publish,
     write_error,
 )
+from enhance_ray.audio.wavs import append_chunks, markers_of
 from enhance_ray.errors import AudioWriteError
 
 if sys.platform != "win32":
@@ -67,12 +70,16 @@ def encode(
         AudioWriteError: it exists and ``force`` is not set, it cannot be written, or the codec does
             not take so many channels.
     """
+    tags = dict(source.tags if tags is None and source is not None else tags or {})
+    reference = tags.get("time_reference", "")
+    if source is not None and reference.isdecimal():  # Broadcast Wave's, in samples
+        tags["time_reference"] = str(round(int(reference) * Fraction(sample_rate, source.sample_rate)))
     return Encoder(
         path,
         sample_rate=sample_rate,
         channels=channels,
         target=target,
-        tags=source.tags if tags is None and source is not None else tags or {},
+        tags=tags,
         source=source,
         force=force,
         patience=patience or Patience(),
@@ -144,7 +151,8 @@ class Encoder:
         except OSError as error:
             raise AudioWriteError(path, explain(error)) from error
         self._file = CallbackFile(self._raw, path, write_error)
-        self._cover = source.cover if source is not None else None
+        self._source = source
+        self._sample_rate, self._sample_format = sample_rate, target.sample_format
         self._container = target.container
         self.remark: str | None = None
         """What of the source has no place in the output; known when it is complete."""
@@ -230,13 +238,30 @@ class Encoder:
             self._sink.finish()
             self._raw.flush()
             self.remark = self._sink.remark
-            if self._cover is not None:
-                add_cover(self._temporary, self._container, self._cover)
+            if self._source is not None:
+                self._add_belongings(self._source)
             self.bytes = self._raw.seek(0, os.SEEK_END)
             os.fsync(self._raw.fileno())
             self._raw.close()
         except ENCODING_ERRORS as error:
             raise AudioWriteError(self._path, explain(error)) from error
+
+    def _add_belongings(self, source: AudioInfo) -> None:
+        """Write what libav does not, and say what has no place."""
+        if source.cover is not None:
+            add_cover(self._temporary, self._container, source.cover)
+        chunks: Mapping[bytes, bytes] = source.chunks
+        if self._container == "wav":
+            if b"cue " not in chunks:
+                chunks = {**chunks, **markers_of(source.chapters, source.sample_rate)}
+            ratio = Fraction(self._sample_rate, source.sample_rate)
+            bits = int(self._sample_format[1:])
+            chunks = {} if not chunks or append_chunks(self._raw, chunks, ratio, bits) else chunks
+            self._raw.flush()
+        lost = lost_belongings(source, self._temporary, chunks)
+        if lost:
+            words = f"{', '.join(lost)}: the output has no place for that"
+            self.remark = f"{self.remark}; {words}" if self.remark else words
 
     def _publish(self) -> None:
         self._refuse_existing()  # another process may have been faster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,8 @@ class AudioInfo:
     """Whether there is a moving picture (a cover is none)."""
     chapters: tuple[Chapter, ...] = ()
     cover: Cover | None = None
+    chunks: Mapping[bytes, bytes] = field(default_factory=dict)
+    """What a wav holds beside samples and tags: see `wavs`."""
     track: int = 1
     """Number of this sound among those of the file."""
     tracks: int = 1

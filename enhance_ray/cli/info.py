@@ -38,6 +38,7 @@ def _info(parsed: argparse.Namespace) -> int:
         shown = {
             **dataclasses.asdict(info),
             "chapters": [dataclasses.asdict(chapter) for chapter in info.chapters],
+            "chunks": [name.decode().strip() for name in info.chunks],
             "cover": f"{info.cover.kind}, {len(info.cover.data)} bytes" if info.cover else None,
             # Said where there is something to say.
             "track": info.track if info.track > 1 else None,
