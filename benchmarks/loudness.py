@@ -1,4 +1,4 @@
-"""Is the loudness that is asked for reached, below the true peak that is allowed, by ffmpeg's meter (ebur128)?
+"""Is the loudness that is asked for reached, with true peaks below the limit? By ffmpeg's meter (ebur128).
 
     python benchmarks/loudness.py samples work_folder [--count 50] [--url http://127.0.0.1:8000]
 

@@ -44,5 +44,14 @@ def lost_belongings(source: AudioInfo, written: Path, chunks: Mapping[bytes, byt
     return lost
 
 
+def lost_in_stream(source: AudioInfo, container: str) -> str | None:
+    """The same of what is written in order, in one pass: tags come with it, but for those of a wav."""
+    lost = ["its cover"] if source.cover is not None else []
+    lost += ["its chapters"] if source.chapters else []
+    lost += ["its tags"] if source.tags and container == "wav" else []
+    lost += [text for name, text in NAMES.items() if name in source.chunks and name not in _MARKERS]
+    return f"{', '.join(lost)}: what is written in order has no place for that" if lost else None
+
+
 _MARKERS = (b"cue ", b"adtl")
 """Which are chapters elsewhere."""

@@ -14,6 +14,7 @@ import torch
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo, Block
+from enhance_ray.audio.belongings import lost_in_stream
 from enhance_ray.audio.pipes import PipeDecoder, RawFormat
 from enhance_ray.audio.streaming import STREAMED, StreamEncoder, streamed_format
 from enhance_ray.engine.batching import Batcher
@@ -90,6 +91,7 @@ def enhance_pipe(
                 tags=info.tags,
             )
             _pour(_bytes(sink, blocks), stack.enter_context(_writing(target)), target)
+            lost = lost_in_stream(info, wanted.container)
         else:
             with audio.encode(
                 target,
@@ -101,7 +103,8 @@ def enhance_pipe(
             ) as encoder:
                 for block in blocks:
                     encoder.write(block)
-        return restoration.facts(decoder.warning)
+            lost = encoder.remark
+        return restoration.facts(decoder.warning, lost)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What belongs to a recording stays with it: picture, other sounds, chapters, cover, and the clock of all."""
 
+import dataclasses
 import hashlib
 from fractions import Fraction
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from enhance_ray import audio
 from enhance_ray.audio import Chapter, Cover, OutputFormat
+from enhance_ray.audio.belongings import lost_in_stream
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError
 from enhance_ray.files import Job, enhance_files
@@ -333,6 +335,21 @@ def test_a_cover_is_where_other_programs_look_for_it(tmp_path):
     assert bytes(MP4(book(tmp_path / "a.m4a", "m4a", "aac"))["covr"][0]) == PNG
     flac = mutagen.File(book(tmp_path / "a.flac", "flac", "flac"))
     assert isinstance(flac.pictures[0], Picture) and flac.pictures[0].data == PNG
+
+
+@pytest.mark.parametrize(("wanted", "lost"), [("mp3", ""), ("flac", "its chapters"), ("wav", "its cover")])
+def test_what_has_no_place_in_an_output_is_named(tmp_path, wanted, lost):
+    source = book(tmp_path / "a.mp3", "mp3", "mp3")
+    remark = through(source, tmp_path / f"b.{wanted}", wanted).remark
+    assert remark == (f"{lost}: the output has no place for that" if lost else None)
+
+
+def test_what_has_no_place_in_a_stream_is_named(tmp_path):
+    info = audio.probe(book(tmp_path / "a.mp3", "mp3", "mp3"))
+    assert lost_in_stream(info, "mp3").startswith("its cover, its chapters: ")
+    assert lost_in_stream(info, "wav").startswith("its cover, its chapters, its tags: ")
+    plain = dataclasses.replace(info, cover=None, chapters=())
+    assert lost_in_stream(plain, "flac") is None
 
 
 def test_a_cover_that_is_no_picture_is_left(tmp_path):
