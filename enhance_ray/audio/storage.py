@@ -311,7 +311,10 @@ def find_audio(folder: str, passed_over: list[str] | None = None) -> list[str]:
             found = [folder.rstrip("/") + name[len(root.rstrip("/")) :] for name in filesystem.find(root)]
         except FILE_ERRORS as error:
             raise AudioReadError(folder, f"it cannot be listed: {explain(error)}") from error
-    shown = [name for name in found if not PurePosixPath(name).name.startswith(".")]
+    # On object storages a name that ends in a slash stands for a folder.
+    shown = [
+        name for name in found if not name.endswith("/") and not PurePosixPath(name).name.startswith(".")
+    ]
     if passed_over is not None:
         passed_over += [name for name in shown if not is_known(name)]
     return sorted(filter(is_known, shown))
