@@ -47,6 +47,12 @@ class Copy:
                     continue
                 if stream.type == "video" and not has_picture:
                     continue
+                if stream.type == "attachment":  # of mkv alone, such as fonts of subtitles
+                    if output.format.name == "matroska":
+                        output.add_attachment(stream.name, stream.mimetype, stream.data)
+                    else:
+                        lost.append("an attachment")
+                    continue
                 if stream.type not in ("video", "audio", "subtitle"):
                     continue  # data: an index of chapters, which is made anew, or a camera's log
                 if stream.codec_context is None or stream.codec_context.codec.canonical_name not in places:

@@ -23,7 +23,7 @@ _DEMUXERS = (
 # fmt: off
 _TECHNICAL_TAGS = frozenset({
     "encoder", "major_brand", "minor_version", "compatible_brands", "handler_name", "vendor_id", "language",
-    "duration", "creation_time", "isvbr",
+    "duration", "creation_time", "isvbr", "software",
 })
 # fmt: on
 

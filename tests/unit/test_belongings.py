@@ -272,6 +272,22 @@ def test_all_tracks_of_a_file_that_has_one_is_that_one(tmp_path):
     assert (record.output, record.warning) == (str(tmp_path / "out.flac"), None)
 
 
+def test_an_attachment_of_an_mkv_is_copied_or_named(tmp_path):
+    plain, source = film(tmp_path / "a.mkv", "matroska", {"eng": sound(300)}), tmp_path / "b.mkv"
+    with av.open(plain) as given, av.open(str(source), "w", format="matroska") as container:
+        streams = {each.index: container.add_stream_from_template(each) for each in given.streams}
+        container.add_attachment("font.ttf", "application/x-font", b"a font")
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                container.mux(packet)
+    assert through(source, tmp_path / "out.mkv", "mkv").remark is None
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        [attached] = [each for each in container.streams if each.type == "attachment"]
+        assert (attached.name, attached.data) == ("font.ttf", b"a font")
+    assert "an attachment could not be copied" in through(source, tmp_path / "out.mp4", "mp4").remark
+
+
 def test_a_video_whose_picture_has_no_place_says_so(tmp_path):
     source = film(tmp_path / "a.mp4", "mp4", {"eng": sound(300)})
     encoder = through(source, tmp_path / "out.webm", "webm")  # which has no MPEG-4

@@ -184,6 +184,13 @@ def test_what_has_time_stamps_keeps_its_time_over_a_hole(tmp_path, muxer, codec)
         assert frequency(samples, at, rate) == pytest.approx(200 * (1 + at) + 25, abs=30)
 
 
+def test_what_cannot_be_read_behind_a_seam_is_told(tmp_path):
+    content = muxed("ogg", "vorbis", seconds=1) + muxed("ogg", "vorbis", seconds=1, rate=22_050)
+    samples, recovery = recovered(tmp_path, content)
+    assert len(samples) == pytest.approx(RATE, abs=RATE // 10)
+    assert "the rest cannot be read" in recovery.losses[-1].reason
+
+
 def test_an_unfinished_wav_has_what_is_there_and_one_that_breaks_off_says_so(tmp_path):
     file = io.BytesIO()
     soundfile.write(file, sweep(), RATE, format="WAV")

@@ -29,6 +29,7 @@ class ResumedSalvage:
         self.info = self._source.info
         self.losses: list[Loss] = []
         self.remarks: list[str] = []
+        self._unread: str | None = None
 
     def pieces(self) -> Iterator[Block]:
         """Yield what is found; silence in place of what the time stamps say is missing."""
@@ -62,6 +63,9 @@ class ResumedSalvage:
                     written += piece.shape[1]
                     yield piece
         at = written / info.sample_rate
+        if self._unread is not None:
+            self.losses.append(Loss(at=at, reason=f"the rest cannot be read ({self._unread})"))
+            return
         missing = (info.seconds or 0.0) - at if info.frames is not None else 0.0
         if missing > _LEAST_GAP or rejected:
             self._lose(at, missing if missing > _LEAST_GAP else None, rejected, fills=False)
@@ -84,7 +88,7 @@ class ResumedSalvage:
                 return
             except LIBAV_ERRORS as error:
                 self._file.raise_error()
-                self.remarks.append(f"it breaks off ({explain(error)})")
+                self._unread = explain(error)
                 return
             self._file.raise_error()
             yield packet
