@@ -205,7 +205,7 @@ class Decoder:
 
     def _on_damage(self, reason: str) -> None:
         if not self._partial:
-            raise AudioReadError(self._path, f"{reason} (--partial keeps what could be decoded)")
+            raise AudioReadError(self._path, reason, "--partial keeps what could be decoded")
         self._damage.append(reason)
 
     def close(self) -> None:

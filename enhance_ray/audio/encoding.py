@@ -199,7 +199,7 @@ class Encoder:
         except FILE_ERRORS as error:
             raise write_error(self._path, f"it cannot be looked up: {explain(error)}", error) from error
         if is_there:
-            raise AudioWriteError(self._path, "it exists (--force overwrites it)")
+            raise AudioWriteError(self._path, "it exists", "--force overwrites it")
 
     def write(self, block: Block) -> None:
         """Append float32 samples of shape (channel, time), full scale at 1, where integers are clipped.

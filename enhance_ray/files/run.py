@@ -319,7 +319,7 @@ class _FileWork:
                 input=job.input,
                 status="failed",
                 code=error.code,
-                reason=error.reason_for(job.input),
+                reason=error.reason_for(job.input) + (f" ({error.remedy})" if error.remedy else ""),
                 model=self.enhancer.fingerprint,
                 options=self._options_tree,
             )
@@ -335,7 +335,7 @@ class _FileWork:
         if len(languages) < 2:
             return self._restore(job, None)
         if not self._force and holds_tracks(job.output) and audio.exists(job.output, self._patience):
-            raise AudioWriteError(job.output, "it exists (--force overwrites it)")
+            raise AudioWriteError(job.output, "it exists", "--force overwrites it")
         return restore_tracks(job.input, job.output, languages, functools.partial(self._restore, job))
 
     def _restore(self, job: Job, only: TrackJob | None) -> Record:

@@ -42,7 +42,8 @@ def _opened(file: CallbackFile, path: str, like: str | None) -> Salvage:
         if like is None:
             raise AudioReadError(
                 path,
-                "its index is missing: say by a whole file of that device how it is read (--like)",
+                "its index is missing",
+                "--like, a whole file of the same device, says how it is read",
             )
         with contextlib.closing(open_input(like)) as described:
             return UnindexedSalvage(file, path, described, like)
