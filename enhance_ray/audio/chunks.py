@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 from collections.abc import Mapping
@@ -334,7 +335,9 @@ def _w64_header(file: CallbackFile, path: str) -> ChunkHeader:
     size = max(0, data.size) if data else 0
     there = file.seek(0, os.SEEK_END) - data.start if data else 0
     says_nothing = there > 0 and (size == 0 or size >= _W64_OPEN)
-    return _described_as_wav(path, "w64", chunks, "<", size, there, says_nothing=says_nothing)
+    header = _described_as_wav(path, "w64", chunks, "<", size, there, says_nothing=says_nothing)
+    # libsndfile reads on to the end of the file, whatever is there.
+    return dataclasses.replace(header, is_misleading=header.raw is not None)
 
 
 _AU_SUBTYPES = {
