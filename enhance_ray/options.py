@@ -105,9 +105,15 @@ class EnhanceOptions:
         most=1,
     )
     seed: int = _option(0, "of the noise that generation starts from, 0 or more", enhances=True, least=0)
+    conceal: bool = _option(
+        True,
+        "fill the gaps that lost packets left, silent or repeated, before all else; for models that shape"
+        " what comes in, as the packaged one",
+        enhances=True,
+    )
     declip: bool = _option(
         True,
-        "make anew what was cut off because it was too loud, before all else; for models that shape what"
+        "make anew what was cut off because it was too loud, before the model; for models that shape what"
         " comes in, as the packaged one",
         enhances=True,
     )

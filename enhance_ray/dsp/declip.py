@@ -17,8 +17,6 @@ from torch import Tensor
 
 _BLOCK_SECONDS = 0.5
 """In which a limit is looked for: it may change with the volume."""
-_CHUNK_BLOCKS = 20
-"""That are worked on at once, with one more on either side."""
 _TOLERANCE = 1.5 / 32768
 """By how much samples of a flat top may differ: they may have been rounded to 16 bits since."""
 _RUN, _RUNS, _SAMPLES = 2, 4, 12
@@ -36,38 +34,8 @@ _STEP = 4
 """Partials that are added after each iteration."""
 _RESIDUAL = 0.03
 """Distance of the wave from its sparse self, relative to it, at which the search ends."""
-
-
-class Declipper:
-    """`declip` for a recording that comes in blocks: the same, whatever their lengths."""
-
-    def __init__(self, channels: int, sample_rate: int) -> None:
-        """Begin a recording of ``channels`` at ``sample_rate`` Hz."""
-        self._sample_rate = sample_rate
-        self._margin = _block_size(sample_rate)
-        self._chunk = _CHUNK_BLOCKS * self._margin
-        self._waiting = torch.zeros(channels, 0)
-        self._behind = 0  # samples that wait although they were given back: what comes next looks at them
-
-    def push(self, block: Float[Tensor, "channel time"]) -> Float[Tensor, "channel ready"]:
-        """Take the next samples; give back those that are ready."""
-        self._waiting = torch.cat([self._waiting, block], dim=-1)
-        ready = [self._waiting[:, :0]]
-        while self._waiting.shape[-1] >= self._behind + self._chunk + self._margin:
-            stop = self._behind + self._chunk
-            mended = declip(self._waiting[:, : stop + self._margin], self._sample_rate)
-            ready.append(mended[:, self._behind : stop])
-            self._waiting = self._waiting[:, stop - self._margin :].clone()
-            self._behind = self._margin
-        return torch.cat(ready, dim=-1)
-
-    def finish(self) -> Float[Tensor, "channel rest"]:
-        """Give back what is left."""
-        return declip(self._waiting, self._sample_rate)[:, self._behind :]
-
-
-def _block_size(sample_rate: int) -> int:
-    return max(1, round(_BLOCK_SECONDS * sample_rate))
+_LOOK_EVERY = 5
+"""Iterations after which that is looked at."""
 
 
 def declip(waveform: Float[Tensor, "channel time"], sample_rate: int) -> Float[Tensor, "channel time"]:
@@ -91,7 +59,7 @@ def limits_of(
 
 
 def _at_limit(channel: Float[Tensor, " time"], sample_rate: int) -> Bool[Tensor, " time"]:
-    size = _block_size(sample_rate)
+    size = max(1, round(_BLOCK_SECONDS * sample_rate))
     marked = torch.zeros_like(channel, dtype=torch.bool)
     for start in range(0, channel.numel(), size):
         block = channel[start : start + size]
@@ -143,30 +111,36 @@ def _sparse(
     """The sparsest waves that agree with ``frames`` and go beyond them where they are ``high`` or ``low``."""
     size = frames.shape[-1]
     points = _REDUNDANCY * size
-    whole = ~(high | low)
-    found = frames.clone()
-    dual = torch.zeros(len(frames), points // 2 + 1, dtype=torch.complex64)
-    open_rows = torch.arange(len(frames))
+    found = torch.empty_like(frames)
+    rows = torch.arange(len(frames))
+    spectrum = torch.fft.rfft(frames, points, norm="ortho")
+    dual = torch.zeros_like(spectrum)
     for iteration in range(1, _ITERATIONS + 1):
-        spectrum = torch.fft.rfft(found[open_rows], points, norm="ortho")
-        sought = spectrum + dual[open_rows]
-        magnitude = sought.abs()
-        kept = min(iteration * _STEP, magnitude.shape[-1])
-        least = magnitude.topk(kept, dim=-1).values[:, -1:]
-        sparse = torch.where(magnitude >= least, sought, 0)
+        sought = spectrum + dual
+        power = _power(sought)
+        kept = min(iteration * _STEP, power.shape[-1])
+        least = power.topk(kept, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+        sparse = torch.where(power >= least, sought, 0)
         # The transform of zero-padded frames is a tight frame: its inverse, cut, undoes it.
-        wave = torch.fft.irfft(sparse - dual[open_rows], points, norm="ortho")[:, :size]
-        given = frames[open_rows]
-        wave = torch.where(whole[open_rows], given, wave)
-        wave = torch.where(high[open_rows], torch.maximum(wave, given), wave)
-        wave = torch.where(low[open_rows], torch.minimum(wave, given), wave)
-        found[open_rows] = wave
+        wave = torch.fft.irfft(sparse - dual, points, norm="ortho")[:, :size]
+        wave = torch.where(
+            low, torch.minimum(wave, frames), torch.where(high, torch.maximum(wave, frames), frames)
+        )
         spectrum = torch.fft.rfft(wave, points, norm="ortho")
         rest = spectrum - sparse
-        distance = torch.linalg.vector_norm(rest, dim=-1)
-        distance = distance / torch.linalg.vector_norm(spectrum, dim=-1).clamp_min(1e-12)
-        dual[open_rows] = dual[open_rows] + rest
-        open_rows = open_rows[distance > _RESIDUAL]
-        if not len(open_rows):
+        dual += rest
+        if iteration % _LOOK_EVERY and iteration < _ITERATIONS:
+            continue
+        far = _power(rest).sum(-1) > _RESIDUAL**2 * _power(spectrum).sum(-1)
+        found[rows] = wave
+        if not far.any():
             break
+        if not far.all():
+            rows, frames, high, low, spectrum, dual = (
+                values[far] for values in (rows, frames, high, low, spectrum, dual)
+            )
     return found
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from enhance_ray.dsp.bandwidth import BandMeter
-from enhance_ray.dsp.declip import Declipper
+from enhance_ray.dsp.concealment import conceal
+from enhance_ray.dsp.declip import declip
 from enhance_ray.dsp.levels import GainCurve
+from enhance_ray.dsp.mending import Mender
 from enhance_ray.dsp.resample import StreamingResampler
 from enhance_ray.dsp.segments import Segment, Splitter
 from enhance_ray.engine.framing import Framing
@@ -67,7 +69,8 @@ class Analysis:
         self._name = name
         self._received = 0
         shapes = options.mode == "enhance" and framing.keeps_waves
-        self._declipper = Declipper(channels, sample_rate) if shapes and options.declip else None
+        repairs = [conceal] * options.conceal + [declip] * options.declip if shapes else []
+        self._mender = Mender(repairs, channels, sample_rate) if repairs else None
         self._resampler = StreamingResampler(sample_rate, MODEL_RATE, channels=self.channels)
         self._curve = GainCurve(live=live)
         self._band = BandMeter(self.channels, sample_rate) if shapes else None
@@ -106,7 +109,7 @@ class Analysis:
         for part in block.split(BLOCK_SECONDS * self._sample_rate, dim=-1):
             self._refuse_non_finite(part)
             self._received += part.shape[-1]
-            yield from self._take(part if self._declipper is None else self._declipper.push(part))
+            yield from self._take(part if self._mender is None else self._mender.push(part))
 
     def finish(self) -> Iterator[Piece]:
         """Yield what is left after the last block.
@@ -116,8 +119,8 @@ class Analysis:
         """
         if self._received == 0:
             raise AudioError(self._name, "it has no samples")
-        if self._declipper is not None:
-            yield from self._take(self._declipper.finish())
+        if self._mender is not None:
+            yield from self._take(self._mender.finish())
         resampled = self._resampler.finish()
         gains = torch.cat([self._curve.push(resampled), self._curve.finish()])
         yield from self._cut(resampled, gains)

@@ -392,6 +392,24 @@ def test_who_was_given_up_is_told_so_and_commits_nothing(tmp_path):
     assert ledger.snapshot().parts_open == 1
 
 
+def test_an_actor_that_is_silent_without_a_lease_is_ended_and_costs_nothing():
+    """It may have been stopped with a part that it was sent and has not begun, and that nobody else gets."""
+    now = [0.0]
+    ledger = Ledger(lambda node: True, lambda part, attempt: True, lease_seconds=LEASE, clock=lambda: now[0])
+    ledger.begin("p", "first", "stopped", "n", 1)
+    ledger.end("p", "first")
+    ended = []
+    for _ in range(30):
+        now[0] += 4
+        ledger.note("alive", "n", 2)
+        ended += ledger.expire()
+
+    assert [actor.pid for actor in ended] == [1]
+    assert ledger.snapshot().deaths == 0
+    assert ledger.note("stopped", "n", 1) is None
+    assert ledger.begin("q", "second", "stopped", "n", 1) is not None
+
+
 def test_silence_is_held_against_nobody_where_nobody_could_be_heard(tmp_path):
     now = [0.0]
     ledger = Ledger(lambda node: True, lambda part, attempt: True, lease_seconds=LEASE, clock=lambda: now[0])

@@ -235,7 +235,7 @@ def tags(instance):
 
 
 def test_what_the_guide_tells_nodes_to_install_is_uploaded_with_a_job():
-    text = (ROOT / "docs" / "archive.md").read_text()
+    text = (ROOT / "docs" / "operations.md").read_text()
     options = [json.loads(found) for found in re.findall(r"--runtime-env-json '(\{.*?\})'", text)]
     [pinned, package] = next(option["pip"] for option in options if "pip" in option)
     folder = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"

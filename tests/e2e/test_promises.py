@@ -125,7 +125,10 @@ def pages(root):
 def test_every_link_of_readme_and_guides_leads_somewhere(pytestconfig):
     broken = []
     for path, text in pages(pytestconfig.rootpath).items():
-        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        here = re.sub(
+            r"<!--.*?-->", "", text, flags=re.DOTALL
+        )  # what the site alone shows, `make docs` checks
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", here):
             file, _, part = link.partition("#")
             target = (path.parent / file) if file else path
             if not target.exists():

@@ -6,7 +6,8 @@ import soundfile
 import torch
 
 from enhance_ray import metrics
-from enhance_ray.dsp.declip import Declipper, declip, limits_of
+from enhance_ray.dsp.declip import declip, limits_of
+from enhance_ray.dsp.mending import Mender
 from enhance_ray.engine.analysis import Analysis
 from enhance_ray.engine.framing import Framing
 from enhance_ray.options import EnhanceOptions
@@ -71,8 +72,8 @@ def test_a_recording_in_blocks_is_mended_alike_whatever_their_lengths(speech):
     cut = torch.from_numpy(np.tile(clipped(speech, 0.25), 7)[: 26 * RATE])[None]
 
     def streamed(size):
-        declipper = Declipper(1, RATE)
-        return torch.cat([*map(declipper.push, cut.split(size, dim=-1)), declipper.finish()], dim=-1)
+        mender = Mender([declip], 1, RATE)
+        return torch.cat([*map(mender.push, cut.split(size, dim=-1)), mender.finish()], dim=-1)
 
     whole = streamed(cut.shape[-1])
     assert whole.shape == cut.shape

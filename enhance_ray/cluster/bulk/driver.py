@@ -250,7 +250,7 @@ class _Run:
             except ray.exceptions.RayError:
                 continue  # it is started again
             for actor in lost:
-                logger.error("an actor was not heard of for %g s: it is ended", self._settings.lease_seconds)
+                logger.info("an actor was not heard of for %g s: it is ended", self._settings.lease_seconds)
                 end_process(actor.node, actor.pid)
             line.show(now)
             if time.time() - self._usage_written > _USAGE_SECONDS:

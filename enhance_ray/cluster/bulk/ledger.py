@@ -127,6 +127,7 @@ class _Memory:
 
     actors: dict[str, ActorStats] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)  # silent without a lease
     leases: dict[str, _Lease] = field(default_factory=dict)  # by part
     open: dict[str, dict[tuple[str, str], bool]] = field(
         default_factory=dict
@@ -257,13 +258,22 @@ class Ledger:
         self._save()
 
     def expire(self) -> list[ActorStats]:
-        """Give up the actors that hold leases and were not heard of for too long; returns them."""
+        """Give up the actors that were not heard of for too long; returns them, each once.
+
+        Those that hold leases are dead from now on. The others held nothing: most are gone, for a pool grows
+        smaller towards its end, but one may have been stopped between two parts, after it was sent another
+        that it has not begun. That part comes back when the process ends.
+        """
         self._wake()
         memory = self._memory
         latest = self._clock() - self._lease_seconds
-        holders = {lease.actor for lease in memory.leases.values()} - memory.dead
-        silent = {name for name in holders if max(memory.actors[name].seen, self._awake_since) < latest}
-        memory.dead |= silent
+        silent = {
+            name for name, actor in memory.actors.items() if max(actor.seen, self._awake_since) < latest
+        }
+        silent -= memory.dead | memory.absent
+        holders = {lease.actor for lease in memory.leases.values()}
+        memory.dead |= silent & holders
+        memory.absent |= silent - holders
         self._save()
         return [memory.actors[name] for name in sorted(silent)]
 
@@ -288,6 +298,7 @@ class Ledger:
         now = self._wake()
         if actor in self._memory.dead:
             return False
+        self._memory.absent.discard(actor)
         self._memory.actors.setdefault(actor, ActorStats(node, pid, now, now)).seen = now
         return True
 

@@ -54,7 +54,8 @@ _REMEMBERED = timedelta(days=1)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # /openapi.json says what the texts below the fields do.
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Pair(_Strict):

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from ray import serve
 from starlette.exceptions import HTTPException
 
@@ -37,6 +37,8 @@ PAGE_HEADERS = {
 
 class Error(BaseModel):
     """Why a request is refused."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     error: str
     """A stable word."""
