@@ -191,6 +191,16 @@ def test_what_cannot_be_read_behind_a_seam_is_told(tmp_path):
     assert "the rest cannot be read" in recovery.losses[-1].reason
 
 
+@pytest.mark.parametrize("muxer", ["avi", "matroska"])
+def test_of_a_container_that_breaks_off_there_is_what_came_before(tmp_path, muxer):
+    content = muxed(muxer, "libmp3lame")
+    samples, recovery = recovered(tmp_path, content[: len(content) * 6 // 10])
+    assert recovery.codec == "mp3"
+    assert len(samples) / RATE == pytest.approx(0.6 * SECONDS, abs=0.4)
+    assert frequency(samples, 0.5) == pytest.approx(325, abs=40)
+    assert all(loss.at == pytest.approx(len(samples) / RATE, abs=0.1) for loss in recovery.losses)
+
+
 def test_an_unfinished_wav_has_what_is_there_and_one_that_breaks_off_says_so(tmp_path):
     file = io.BytesIO()
     soundfile.write(file, sweep(), RATE, format="WAV")

@@ -47,17 +47,31 @@ def _opened(file: CallbackFile, path: str, like: str | None) -> Salvage:
             )
         with contextlib.closing(open_input(like)) as described:
             return UnindexedSalvage(file, path, described, like)
-    if head.startswith((b"fLaC", b"OggS")):
-        return ResumedSalvage(file, path)
     if _is_plain(file, path):
         file.close()
         return DecodedSalvage(decode(path, partial=True))
     if like is not None and probe(like).codec == "pcm":
         return HeadlessSalvage(file, path, probe(like))
+    # A container may hold frames of mp3 in a row, too, between others of a picture.
+    if head.startswith(_CONTAINERS) or head[4:8] == b"ftyp":
+        return ResumedSalvage(file, path)
     try:
         return BareSalvage(file, path)
     except AudioReadError:
         return ResumedSalvage(file, path)
+
+
+_CONTAINERS = (
+    b"fLaC",
+    b"OggS",
+    b"RIFF",
+    b"\x1a\x45\xdf\xa3",
+    b"\x30\x26\xb2\x75",
+    b"FLV",
+    b"#!AMR",
+    b"MAC ",
+    b"wvpk",
+)
 
 
 def _is_mp4(file: CallbackFile, head: bytes) -> bool:
