@@ -55,22 +55,27 @@ class CheckpointError(EnhanceRayError):
 
 
 class AudioError(EnhanceRayError):
-    """One input cannot be used. ``path`` names it; ``reason`` says why."""
+    """One input cannot be used. ``path`` names it; ``reason`` says why.
+
+    ``remedy`` is an option of the command line that would help: other surfaces, which lack it, leave it out.
+    """
 
     action = "use"
     code = "audio_unusable"
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)
+    def __init__(self, path: str | Path, reason: str, remedy: str | None = None) -> None:
+        super().__init__(str(path), reason, *([remedy] if remedy else []))
         self.path = str(path)
         self.reason = reason
+        self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"cannot {self.action} {self.path}: {self.reason}"
+        text = f"cannot {self.action} {self.path}: {self.reason}"
+        return f"{text} ({self.remedy})" if self.remedy else text
 
     def reason_for(self, name: str) -> str:
         """Why ``name`` failed: the reason, with the file that it is about where that is another one."""
-        return self.reason if self.path == name else str(self)
+        return self.reason if self.path == name else f"cannot {self.action} {self.path}: {self.reason}"
 
 
 class AudioReadError(AudioError):

@@ -80,7 +80,12 @@ def to_json(record: Record) -> str:
     tree = {key: _plain_number(value) for key, value in trees.to_tree(record).items()}
     tree["scores"] = {name: score for name, score in record.scores.items() if math.isfinite(score)}
     text = json.dumps(tree, ensure_ascii=False, allow_nan=False)
-    return json.dumps(tree, allow_nan=False) if _SURROGATES.search(text) else text
+    return text if is_utf8(text) else json.dumps(tree, allow_nan=False)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8; names of files that are none hold surrogates."""
+    return not _SURROGATES.search(text)
 
 
 def from_json(line: str, where: str = "record") -> Record:

@@ -21,9 +21,10 @@ from enhance_ray.audio.formats import (
     Chapter,
     Cover,
     OutputFormat,
+    container_format,
     output_format,
-    video_format,
 )
+from enhance_ray.audio.libav import list_tracks
 from enhance_ray.audio.storage import Patience, copy_times, exists, find_audio, is_known, is_remote
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Encoder",
     "OutputFormat",
     "Patience",
+    "container_format",
     "copy_times",
     "decode",
     "encode",
@@ -43,8 +45,8 @@ __all__ = [
     "find_audio",
     "is_known",
     "is_remote",
+    "list_tracks",
     "output_format",
     "probe",
     "remove_leftovers",
-    "video_format",
 ]

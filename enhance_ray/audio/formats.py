@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Block = NDArray[np.float32]
 """Samples of shape (channel, time), full scale at 1; float files may go beyond it."""
+
+OnDamage = Callable[[str], None]
+"""Called with a reason; raises it, or notes it where partial results are wanted."""
+
+LOSSLESS = frozenset({"alac", "flac", "wavpack", "tta", "ape", "tak", "wmalossless"})
+"""Codecs that give every sample back."""
 
 MIN_RATE, MAX_RATE = 4_000, 384_000
 """Sample rates in Hz that are believed."""
@@ -74,8 +80,12 @@ class AudioInfo:
     """Whether there is a moving picture (a cover is none)."""
     chapters: tuple[Chapter, ...] = ()
     cover: Cover | None = None
+    chunks: Mapping[bytes, bytes] = field(default_factory=dict)
+    """What a wav holds beside samples and tags: see `wavs`."""
     track: int = 1
     """Number of this sound among those of the file."""
+    tracks: int = 1
+    """How many sounds the file has."""
     start: float = 0.0
     """Seconds on the file's clock at which the first of the samples stands. Where the picture comes before
     the sound, the samples begin with the silence in between."""
@@ -95,6 +105,11 @@ class OutputFormat:
     def is_video(self) -> bool:
         """Whether a moving picture has a place in it."""
         return self.container in VIDEO_CONTAINERS
+
+    @property
+    def holds_tracks(self) -> bool:
+        """Whether several sounds have a place in it."""
+        return self.container in TRACK_CONTAINERS
 
     @property
     def is_bounded(self) -> bool:
@@ -134,32 +149,36 @@ def output_format(info: AudioInfo, wanted: str) -> OutputFormat:
         return OutputFormat(
             container=container, codec=codec, sample_format="f32", bit_rate=min(max(low, source), high)
         )
-    stored = info.sample_format if info.codec in ("pcm", "flac", "alac") else "s16"
+    stored = info.sample_format if info.codec in ("pcm", *LOSSLESS) else "s16"
     kept = {"s24": "s24", "s32": "s32", "f32": "f32", "f64": "f32"}.get(stored, "s16")
     if codec in ("flac", "alac") and kept != "s16":
         kept = "s24"
     return OutputFormat(container=container, codec=codec, sample_format=kept)
 
 
-def video_format(info: AudioInfo, container: str) -> OutputFormat:
-    """The format of an output that keeps the picture of its input: sound as the container has it.
+def container_format(info: AudioInfo, container: str) -> OutputFormat:
+    """The format of an output in a container that holds several codecs: the input's, where it is usual there.
 
     Args:
         info: the input.
-        container: one of `VIDEO_CONTAINERS`.
+        container: one of `VIDEO_CONTAINERS`, or mka, which is mkv without a picture.
     """
-    codecs = _VIDEO_CODECS[container]
+    codecs = _CONTAINED_CODECS[container]
     wanted = info.codec if info.codec in codecs else codecs[0]
+    if info.codec in LOSSLESS and info.codec not in codecs and "flac" in codecs:
+        wanted = "flac"
     if wanted == "pcm":
         return dataclasses.replace(output_format(info, "wav"), container=container)
     return dataclasses.replace(output_format(info, _BY_CODEC[wanted]), container=container)
 
 
 VIDEO_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
-_VIDEO_CODECS: Mapping[str, tuple[str, ...]] = {
+TRACK_CONTAINERS = VIDEO_CONTAINERS | {"mka"}
+_CONTAINED_CODECS: Mapping[str, tuple[str, ...]] = {
     "mp4": ("aac", "mp3", "alac"),
     "mov": ("aac", "mp3", "alac", "pcm"),
     "mkv": ("aac", "mp3", "opus", "flac", "pcm"),
+    "mka": ("aac", "mp3", "opus", "flac", "pcm"),
     "webm": ("opus",),
 }
 """Codecs of sound that players expect there; where the input has another one, the first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -10,8 +11,8 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from enhance_ray.audio.formats import MAX_CHANNELS, MAX_RATE, MIN_RATE, Block, Chapter, Cover
-from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile
+from enhance_ray.audio.formats import LOSSLESS, MAX_CHANNELS, MAX_RATE, MIN_RATE, Block, Chapter, Cover
+from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile, Patience, open_input
 from enhance_ray.errors import AudioReadError
 
 # What libav may open: streams of samples, and no playlists, which would make it read other files.
@@ -22,7 +23,7 @@ _DEMUXERS = (
 # fmt: off
 _TECHNICAL_TAGS = frozenset({
     "encoder", "major_brand", "minor_version", "compatible_brands", "handler_name", "vendor_id", "language",
-    "duration", "creation_time", "isvbr",
+    "duration", "creation_time", "isvbr", "software",
 })
 # fmt: on
 
@@ -102,10 +103,9 @@ def choose_track(container: Any, path: str, track: int | str | None) -> tuple[An
     tracks = list(streams.audio)
     if not tracks:
         raise AudioReadError(path, "it holds no audio")
-    languages = [stream.language or stream.metadata.get("language", "") for stream in tracks]
+    languages = [_language(stream) for stream in tracks]
     names = ", ".join(
-        f"{number}: {language}" if language not in ("", "und") else str(number)
-        for number, language in enumerate(languages, 1)
+        f"{number}: {language}" if language else str(number) for number, language in enumerate(languages, 1)
     )
     chosen = streams.best("audio")
     if len(tracks) == 1 or chosen is None:
@@ -123,17 +123,38 @@ def choose_track(container: Any, path: str, track: int | str | None) -> tuple[An
     raise AudioReadError(path, f"it has no audio track {track}, but {len(tracks)} others ({names})")
 
 
+def list_tracks(path: str, patience: Patience | None = None) -> list[str]:
+    """Languages of the sounds of a file, empty where unknown; of a file that libav cannot read one, unknown.
+
+    Raises:
+        AudioReadError: it cannot be opened.
+    """
+    with contextlib.closing(open_input(path, patience)) as file:
+        file.seek(0)
+        try:
+            with open_container(file) as container:
+                streams = container.streams.audio
+                return [_language(stream) for stream in streams] or [""]
+        except LIBAV_ERRORS:
+            file.raise_error()
+            return [""]
+
+
+def _language(stream: Any) -> str:
+    language: str = stream.language or stream.metadata.get("language", "")
+    return "" if language == "und" else language
+
+
 def stored_as(context: Any) -> tuple[str, str]:
     """Codec and sample format of a stream, in the words of `AudioInfo`."""
     codec = context.codec.canonical_name
     if plain := re.fullmatch(r"pcm_([usf]\d+)([lb]e)?", codec):
         return "pcm", plain[1]
-    if codec in _LOSSLESS:
+    if codec in LOSSLESS:
         return codec, "s16" if context.format.name.startswith("s16") else "s24"
     return codec, "f32"
 
 
-_LOSSLESS = frozenset({"alac", "flac", "wavpack", "tta", "ape", "tak", "wmalossless"})
 Belongings = tuple[dict[str, str], tuple[Chapter, ...], Cover | None]
 """Tags, chapters and cover."""
 

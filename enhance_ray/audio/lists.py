@@ -97,5 +97,6 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def _delimiter(header: str) -> str:
-    """The one that a header uses most; a comma where it has but one column."""
-    return max(_DELIMITERS, key=header.count)
+    """The one that a header uses most; where it has but one column, what no name holds."""
+    best = max(_DELIMITERS, key=header.count)
+    return best if best in header else "\x1f"

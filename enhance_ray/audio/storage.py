@@ -178,6 +178,36 @@ class CallbackFile:
         return self._file.closed
 
 
+class Window:
+    """A part of a file, as a file; as much of one as soundfile asks for."""
+
+    def __init__(self, file: CallbackFile, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._position += len(data)
+        return data
+
+
 def copy_times(source: str, target: str) -> None:
     """Give ``target`` the times of ``source``, where both are local and the file system has some."""
     if is_remote(source) or is_remote(target):
@@ -281,7 +311,10 @@ def find_audio(folder: str, passed_over: list[str] | None = None) -> list[str]:
             found = [folder.rstrip("/") + name[len(root.rstrip("/")) :] for name in filesystem.find(root)]
         except FILE_ERRORS as error:
             raise AudioReadError(folder, f"it cannot be listed: {explain(error)}") from error
-    shown = [name for name in found if not PurePosixPath(name).name.startswith(".")]
+    # On object storages a name that ends in a slash stands for a folder.
+    shown = [
+        name for name in found if not name.endswith("/") and not PurePosixPath(name).name.startswith(".")
+    ]
     if passed_over is not None:
         passed_over += [name for name in shown if not is_known(name)]
     return sorted(filter(is_known, shown))

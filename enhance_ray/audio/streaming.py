@@ -11,12 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from enhance_ray.audio.encoding import (
-    _ENCODING_ERRORS,
-    _LibavSink,
-    _quantize,
-)
 from enhance_ray.audio.formats import AudioInfo, Block, OutputFormat, output_format
+from enhance_ray.audio.sinks import ENCODING_ERRORS, LibavSink, quantize
 from enhance_ray.audio.storage import CallbackFile, explain
 from enhance_ray.errors import AudioWriteError
 
@@ -63,15 +59,15 @@ class StreamEncoder:
         self._frames = frames
         self._size = 0
         self._rate, self._channels = sample_rate, channels
-        self._sink: _LibavSink | None = None
+        self._sink: LibavSink | None = None
         self._is_patched = target.codec != "flac" or frames is None
         if target.container == "wav":
             self._waiting += _wav_header(sample_rate, channels, frames, target.sample_format)
             return
         try:
             pipe = typing.cast(CallbackFile, _Pipe(self._waiting))
-            self._sink = _LibavSink(pipe, sample_rate, channels, target, tags or {})
-        except _ENCODING_ERRORS as error:
+            self._sink = LibavSink(pipe, sample_rate, channels, target, tags or {})
+        except ENCODING_ERRORS as error:
             raise AudioWriteError("the answer", f"it cannot be encoded so: {explain(error)}") from error
 
     def write(self, block: Block) -> bytes:
@@ -130,7 +126,7 @@ def _write_flac_length(data: bytearray, frames: int) -> None:
 
 def packed(block: Block, sample_format: str) -> bytes:
     """Samples (channel, time) as wav files hold them: channels interleaved, little-endian, clipped."""
-    values = np.ascontiguousarray(_quantize(block, sample_format).T)
+    values = np.ascontiguousarray(quantize(block, sample_format).T)
     if sample_format == "s24":
         return values.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
     return values.astype(values.dtype.newbyteorder("<")).tobytes()

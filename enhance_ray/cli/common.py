@@ -19,8 +19,9 @@ EXIT_STATUS = "exit status: 0 all done, 1 some inputs could not be used (listed)
 
 
 def write_line(text: str) -> None:
-    """A line of the result."""
-    sys.stdout.write(f"{text}\n")
+    """A line of the result. What the terminal cannot show, such as a name that is no UTF-8, is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(f"{text.encode(encoding, 'backslashreplace').decode(encoding)}\n")
     sys.stdout.flush()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from enhance_ray.cli.common import add_command, write_line
+from enhance_ray.records import is_utf8
 from enhance_ray.settings import trees
 
 
@@ -37,14 +38,18 @@ def _info(parsed: argparse.Namespace) -> int:
         shown = {
             **dataclasses.asdict(info),
             "chapters": [dataclasses.asdict(chapter) for chapter in info.chapters],
+            "chunks": [name.decode().strip() for name in info.chunks],
             "cover": f"{info.cover.kind}, {len(info.cover.data)} bytes" if info.cover else None,
             # Said where there is something to say.
             "track": info.track if info.track > 1 else None,
+            "tracks": info.tracks if info.tracks > 1 else None,
             "start": info.start or None if info.has_video else None,
         }
         facts = {name: value for name, value in shown.items() if value not in (None, {}, [])}
     if parsed.json:
-        write_line(json.dumps(facts, ensure_ascii=False))
+        text = json.dumps(facts, ensure_ascii=False)
+        # A name that is no UTF-8 goes out by escapes, as in records.
+        write_line(text if is_utf8(text) else json.dumps(facts))
     else:
         write_line(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).rstrip())
     return 0

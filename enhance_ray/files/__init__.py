@@ -10,6 +10,7 @@ for record in enhance_files(plan_jobs("recordings", "clean", options), enhancer,
 
 from enhance_ray.files.pipes import STANDARD, enhance_pipe, is_pipe
 from enhance_ray.files.plan import Job, done_before, output_extension, plan_jobs, target_format
+from enhance_ray.files.recover import Recovery, recover
 from enhance_ray.files.run import Progress, enhance_files
 from enhance_ray.files.watch import watch
 
@@ -17,12 +18,14 @@ __all__ = [
     "STANDARD",
     "Job",
     "Progress",
+    "Recovery",
     "done_before",
     "enhance_files",
     "enhance_pipe",
     "is_pipe",
     "output_extension",
     "plan_jobs",
+    "recover",
     "target_format",
     "watch",
 ]

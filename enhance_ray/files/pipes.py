@@ -14,6 +14,7 @@ import torch
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo, Block
+from enhance_ray.audio.belongings import lost_in_stream
 from enhance_ray.audio.pipes import PipeDecoder, RawFormat
 from enhance_ray.audio.streaming import STREAMED, StreamEncoder, streamed_format
 from enhance_ray.engine.batching import Batcher
@@ -21,7 +22,7 @@ from enhance_ray.engine.restore import Facts, Restoration
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioWriteError, ConfigError
 from enhance_ray.files.plan import target_format
-from enhance_ray.settings.options import EnhanceOptions, Input
+from enhance_ray.settings.options import EnhanceOptions, Input, refuse_all_tracks
 
 STANDARD = "-"
 """What standard input and output are called."""
@@ -63,6 +64,7 @@ def enhance_pipe(
         ConfigError: the model cannot do what the options ask for, or a format does not suit a pipe.
     """
     enhancer.check(options)
+    refuse_all_tracks(options, "pipes")
     with contextlib.ExitStack() as stack:
         decoder: Any = stack.enter_context(_reading(source, raw, options, partial=partial))
         info: AudioInfo = decoder.info
@@ -89,6 +91,7 @@ def enhance_pipe(
                 tags=info.tags,
             )
             _pour(_bytes(sink, blocks), stack.enter_context(_writing(target)), target)
+            lost = lost_in_stream(info, wanted.container)
         else:
             with audio.encode(
                 target,
@@ -100,7 +103,8 @@ def enhance_pipe(
             ) as encoder:
                 for block in blocks:
                     encoder.write(block)
-        return restoration.facts(decoder.warning)
+            lost = encoder.remark
+        return restoration.facts(decoder.warning, lost)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def plan_jobs(source: str, target: str, options: Output | None = None) -> list[J
     Args:
         source: a file; a folder, searched with its subfolders; ``@files.txt`` with a path on each line; or
             a ``.jsonl`` or ``@list.csv`` with "uri" (or "file") and, if it pleases, "output". Paths in lists
-            are relative to the working directory.
+            are relative to the working directory, or to the list's folder where the first is not there.
         target: a file for a file; otherwise a folder, in which the tree of the inputs is kept. An
             existing folder, or a name that ends in a slash, is a folder for a file too.
         options: of which the format decides extensions.
@@ -53,7 +54,7 @@ def plan_jobs(source: str, target: str, options: Output | None = None) -> list[J
             replace an input, two jobs ask for one output, or a storage does not answer or let in.
     """
     wanted = (options or Output()).format
-    if source.startswith("@") or source.endswith(".jsonl"):
+    if source.startswith("@") or source.lower().endswith(".jsonl"):
         listed = _read_list(source.removeprefix("@"))
         jobs = _jobs_into_folder(listed, _common_folder(list(listed)), target, wanted)
     elif _is_folder(source):
@@ -77,14 +78,14 @@ def target_format(info: audio.AudioInfo, output: str, wanted: str) -> audio.Outp
         AudioWriteError: the name's extension is none that can be written from this input.
     """
     extension = PurePosixPath(output).suffix.lower()
-    if wanted == "keep" and extension in _VIDEO_EXTENSIONS:
-        return audio.video_format(info, _VIDEO_EXTENSIONS[extension])
+    if wanted == "keep" and extension in _CONTAINERS_BY_EXTENSION:
+        return audio.container_format(info, _CONTAINERS_BY_EXTENSION[extension])
     target = audio.output_format(info, wanted)
     extensions = {target.extension, f".{target.container}"}
     if wanted != "keep" or _SAME_EXTENSION.get(extension, extension) in extensions:
         return target
     if extension not in _FORMATS_BY_EXTENSION:
-        known = ", ".join(sorted(_FORMATS_BY_EXTENSION))
+        known = ", ".join(sorted({**_FORMATS_BY_EXTENSION, **_CONTAINERS_BY_EXTENSION}))
         raise AudioWriteError(output, f"its extension must be one of {known}, or be said by --format")
     return audio.output_format(info, _FORMATS_BY_EXTENSION[extension])
 
@@ -113,17 +114,27 @@ def done_before(report_path: str | Path, fingerprint: str, options: EnhanceOptio
 def _read_list(path: str) -> dict[str, str | None]:
     """Inputs of a list, each with the output that the list gives it, if any."""
     listed: dict[str, str | None] = {}
+    folder = _parent(path)
     if not path.lower().endswith(lists.TABLES):
-        listed = dict.fromkeys(lists.read_lines(path))
+        listed = dict.fromkeys(_beside(name, folder) for name in lists.read_lines(path))
     else:
         for number, row in enumerate(lists.read_rows(path, ("uri", "file", "output")), 1):
             uri, output = row.get("uri") or row.get("file"), row.get("output") or None
             if not isinstance(uri, str) or not isinstance(output, str | None):
                 raise ConfigError(f"{path}: row {number}", 'expected "uri" with text and perhaps "output"')
-            listed[uri] = output
+            listed[_beside(uri, folder)] = output
     if not listed:
         raise ConfigError(path, "the list is empty")
     return listed
+
+
+def _beside(name: str, folder: str) -> str:
+    """``name`` of a list in ``folder``: as it stands, or in that folder where the file is there alone."""
+    if not folder or audio.is_remote(name) or name.startswith("/") or os.path.lexists(name):
+        return name
+    if not audio.is_remote(folder) and not os.path.lexists(f"{folder}/{name}"):
+        return name
+    return f"{folder}/{name}"
 
 
 def _found(source: str, target: str) -> list[str]:
@@ -179,8 +190,9 @@ def _with_known_extension(target: str, wanted: str) -> str:
     extension = _extension(target).lower()
     if wanted != "keep" and _FORMATS_BY_EXTENSION.get(extension) != wanted:
         raise ConfigError(target, f"the name does not end in .{wanted}, which --format asks for")
-    if extension not in (*_FORMATS_BY_EXTENSION, *_VIDEO_EXTENSIONS, *_KEPT_EXTENSIONS):
-        raise ConfigError(target, f"must be a folder, or end in one of {', '.join(_FORMATS_BY_EXTENSION)}")
+    if extension not in (*_FORMATS_BY_EXTENSION, *_CONTAINERS_BY_EXTENSION, *_KEPT_EXTENSIONS):
+        known = ", ".join([*_FORMATS_BY_EXTENSION, *_CONTAINERS_BY_EXTENSION])
+        raise ConfigError(target, f"must be a folder, or end in one of {known}")
     return target
 
 
@@ -251,9 +263,13 @@ _KEPT_EXTENSIONS = {
         )
     },
     **{video: video for video in (".mp4", ".m4v", ".mov", ".mkv", ".webm")},
-    **dict.fromkeys((".3gp", ".aac", ".mka"), ".m4a"),
+    ".mka": ".mka",
+    **dict.fromkeys((".3gp", ".aac"), ".m4a"),
 }
-_VIDEO_EXTENSIONS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm"}
+_CONTAINERS_BY_EXTENSION = {
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm", ".mka": "mka",
+}  # fmt: skip
+"""Containers that hold sound of several codecs."""
 _FORMATS_BY_EXTENSION = {
     ".wav": "wav",
     ".wave": "wav",

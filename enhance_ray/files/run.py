@@ -32,11 +32,12 @@ from enhance_ray.engine.analysis import Piece
 from enhance_ray.engine.batching import Batcher, Result
 from enhance_ray.engine.restore import Restoration
 from enhance_ray.enhancer import Enhancer
-from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
 from enhance_ray.files.plan import Job, target_format
+from enhance_ray.files.tracks import TrackJob, holds_tracks, is_output_of, restore_tracks
 from enhance_ray.records import Record, append_record
 from enhance_ray.settings import trees
-from enhance_ray.settings.options import EnhanceOptions
+from enhance_ray.settings.options import ALL_TRACKS, EnhanceOptions
 
 Item = TypeVar("Item")
 _Stages = defaultdict[str, float]
@@ -305,7 +306,12 @@ class _FileWork:
 
     def _record(self, job: Job) -> Record:
         earlier = self._done.get(job.input)
-        if earlier is not None and earlier.output == job.output and audio.exists(job.output):
+        if (
+            earlier is not None
+            and earlier.output is not None
+            and is_output_of(earlier.output, job.output, self.options)
+            and audio.exists(earlier.output)
+        ):
             return dataclasses.replace(earlier, status="skipped")
         try:
             record = self._enhance(job)
@@ -314,7 +320,7 @@ class _FileWork:
                 input=job.input,
                 status="failed",
                 code=error.code,
-                reason=error.reason_for(job.input),
+                reason=error.reason_for(job.input) + (f" ({error.remedy})" if error.remedy else ""),
                 model=self.enhancer.fingerprint,
                 options=self._options_tree,
             )
@@ -324,14 +330,32 @@ class _FileWork:
         return record
 
     def _enhance(self, job: Job) -> Record:
+        if self.options.audio_track != ALL_TRACKS:
+            return self._restore(job, None)
+        languages = audio.list_tracks(job.input, self._patience)
+        if len(languages) < 2:
+            return self._restore(job, None)
+        if not self._force and holds_tracks(job.output) and audio.exists(job.output, self._patience):
+            raise AudioWriteError(job.output, "it exists", "--force overwrites it")
+        return restore_tracks(job.input, job.output, languages, functools.partial(self._restore, job))
+
+    def _restore(self, job: Job, only: TrackJob | None) -> Record:
+        """Restore one sound of ``job``: the one that is asked for, or ``only``."""
+        track = self.options.audio_track if self.options.audio_track != ALL_TRACKS else None
+        if only is None:
+            only = TrackJob(job.input, job.output, 0, job.output)
+        else:
+            track = only.track
         started, cpu_started = time.perf_counter(), time.thread_time()
         stages: _Stages = defaultdict(float)
         with audio.decode(
-            job.input, partial=self._partial, patience=self._patience, track=self.options.audio_track
+            only.source, partial=self._partial, patience=self._patience, track=track
         ) as decoder:
             info = decoder.info
             self.inbox.put(_Opened(job.input, info.seconds))
-            target = target_format(info, job.output, self.options.format)
+            target = target_format(info, only.named, self.options.format)
+            if not only.is_last:  # every codec has a place there, until the last pass
+                target = dataclasses.replace(target, container="mkv")
             restoration = Restoration(
                 self.enhancer.framing,
                 functools.partial(self._through_model, stages),
@@ -344,7 +368,7 @@ class _FileWork:
                 is_bounded=target.is_bounded,
             )
             with audio.encode(
-                job.output,
+                only.output,
                 sample_rate=restoration.rate,
                 channels=restoration.channels,
                 target=target,
@@ -361,13 +385,13 @@ class _FileWork:
                 written = time.perf_counter()
             stages["encode"] += time.perf_counter() - written
         if self._preserve_times:
-            audio.copy_times(job.input, job.output)
+            audio.copy_times(job.input, only.output)
         spent = time.thread_time() - cpu_started + stages["model"]
         passed = stages["decode"] + stages["wait"] + stages["encode"]
         stages["prepare"] = max(0.0, time.perf_counter() - started - passed)
         return Record(
             input=job.input,
-            output=job.output,
+            output=only.output,
             status="done",
             seconds_spent=spent,
             stages=dict(stages),

@@ -19,7 +19,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.files.plan import Job, output_extension
 from enhance_ray.files.run import enhance_files
 from enhance_ray.records import Record
-from enhance_ray.settings.options import EnhanceOptions
+from enhance_ray.settings.options import EnhanceOptions, refuse_all_tracks
 
 FAILED = "failed"
 """Folder below that of the outputs for inputs that could not be used."""
@@ -57,6 +57,7 @@ def watch(
     Raises:
         ConfigError: one of them is no local folder, or one lies in the other.
     """
+    refuse_all_tracks(options, "a watched folder")
     for given in (source, target):
         if audio.is_remote(str(given)):
             raise ConfigError(str(given), "only a folder of this machine can be watched")

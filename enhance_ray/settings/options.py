@@ -15,6 +15,9 @@ from enhance_ray.settings.schema import option, settings
 MODEL_RATE = 44_100
 """Rate in Hz at which the models work, and at which outputs are written unless another one is asked for."""
 
+ALL_TRACKS = "all"
+"""Value of `Input.audio_track`: every sound of a file."""
+
 Precision = Literal["auto", "fp32", "bf16"]
 """What the models compute in; "auto" is bf16 where the processor computes in it natively."""
 
@@ -139,7 +142,7 @@ class Input:
 
     audio_track: Count | Name | None = option(
         default=None,
-        text="of files with several sounds the number of one, or the language of one (eng);"
+        text="of files with several sounds the number of one, the language of one (eng), or all;"
         " without one, what players choose",
     )
 
@@ -184,6 +187,16 @@ class EnhanceOptions(Segments, Input, Output, Treatment, Sampling, Chain):
     Raises:
         ConfigError: a value is out of its range.
     """
+
+
+def refuse_all_tracks(options: Input, where: str) -> None:
+    """Where there is one output for each input.
+
+    Raises:
+        ConfigError: the options ask for all sounds of a file.
+    """
+    if options.audio_track == ALL_TRACKS:
+        raise ConfigError("audio_track", f"{ALL_TRACKS} is for files on the command line, not for {where}")
 
 
 ALIASES: dict[str, str] = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from enhance_ray import cli
+from enhance_ray import audio, cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -102,6 +102,16 @@ def desk(tmp_path, monkeypatch):
     for name in ("talk.mp4", "show.mkv"):
         film(tmp_path / name, ["eng"])
     film(tmp_path / "film.mkv", ["eng", "deu"])
+    whole = (tmp_path / "interview.mp3").read_bytes()
+    (tmp_path / "broken.mp3").write_bytes(
+        whole[: len(whole) // 2] + b"damage" + whole[len(whole) // 2 + 500 :]
+    )
+    target = audio.OutputFormat(container="m4a", codec="aac", sample_format="f32", bit_rate=96_000)
+    phone = tmp_path / "another_of_that_phone.m4a"
+    with audio.encode(str(phone), sample_rate=RATE, channels=1, target=target) as encoder:
+        encoder.write(tone().T)
+    # Its index, which a recorder writes at the end, is not there.
+    (tmp_path / "unfinished.m4a").write_bytes(phone.read_bytes().partition(b"moov")[0][:-4])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     return tmp_path

@@ -469,6 +469,13 @@ def test_a_remote_target_appears_when_it_is_complete(memory, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_markers_of_folders_are_no_recordings(memory, monkeypatch):
+    memory.pipe("/shows/a.wav", b"x")
+    found = [*memory.find("/shows"), "/shows/b.wav/", "/shows/c/"]
+    monkeypatch.setattr(type(memory), "find", lambda *_, **__: found)
+    assert audio.find_audio("memory://shows") == ["memory://shows/a.wav"]
+
+
 def test_find_audio_names_remote_files_below_the_folder_that_was_asked_for(memory):
     for name in ("b.wav", "deep/a.flac", "notes.txt"):
         memory.pipe(f"/bucket/{name}", b"x")

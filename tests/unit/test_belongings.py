@@ -1,5 +1,6 @@
 """What belongs to a recording stays with it: picture, other sounds, chapters, cover, and the clock of all."""
 
+import dataclasses
 import hashlib
 from fractions import Fraction
 
@@ -11,10 +12,15 @@ from av.stream import Disposition
 from mutagen.flac import Picture
 from mutagen.id3 import ID3
 from mutagen.mp4 import MP4
+from torch import nn
 
 from enhance_ray import audio
 from enhance_ray.audio import Chapter, Cover, OutputFormat
+from enhance_ray.audio.belongings import lost_in_stream
+from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError
+from enhance_ray.files import Job, enhance_files
+from enhance_ray.settings.options import EnhanceOptions
 
 RATE = 44_100
 CLICK = 0.5
@@ -35,12 +41,13 @@ def sound(frequency, seconds=1.5):
 
 
 def film(path, muxer, sounds, *, codec="aac", start=0.0):
-    """A picture of two seconds at 25 frames a second, and ``sounds`` by language that begin at ``start``."""
+    """Two seconds of a picture at 25 frames a second, and ``sounds`` by language that begin at ``start``."""
     with av.open(str(path), "w", format=muxer) as container:
         video = container.add_stream("mpeg4" if muxer != "webm" else "libvpx", rate=25, width=32, height=32)
         video.pix_fmt = "yuv420p"
         streams = []
-        for language in sounds:
+        sounds = list(sounds.items()) if isinstance(sounds, dict) else sounds
+        for language, _ in sounds:
             rate = 48_000 if codec == "libopus" else RATE
             stream = container.add_stream(codec, rate=rate, layout="mono")
             stream.metadata["language"] = language
@@ -52,7 +59,7 @@ def film(path, muxer, sounds, *, codec="aac", start=0.0):
             frame.pts, frame.time_base = number, Fraction(1, 25)
             packets += video.encode(frame)
         packets += video.encode(None)
-        for stream, samples in zip(streams, sounds.values(), strict=True):
+        for stream, samples in zip(streams, (samples for _, samples in sounds), strict=True):
             resampler = av.AudioResampler(stream.codec_context.format.name, "mono", stream.rate)
             frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
             frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), 0
@@ -105,7 +112,7 @@ def through(source, output, container, **decoding):
     with audio.decode(str(source), **decoding) as decoder:
         info = decoder.info
         target = (
-            audio.video_format(info, container)
+            audio.container_format(info, container)
             if container in ("mp4", "mov", "mkv", "webm")
             else audio.output_format(info, container)
         )
@@ -194,6 +201,93 @@ def test_other_sounds_and_subtitles_of_a_video_are_copied(tmp_path):
     assert click_on_clock(tmp_path / "out.mp4", 1) == pytest.approx(first, abs=2e-3)
 
 
+def all_tracks(source, output, **settings):
+    engine = Enhancer(nn.Identity(), device="cpu", precision="fp32", fingerprint="identity")
+    options = EnhanceOptions(audio_track="all", strength=0)
+    return list(enhance_files([Job(str(source), str(output))], engine, options, **settings))
+
+
+def pitch(path, number=None):
+    """Of the last half second of a sound, in Hz."""
+    found, decoder = samples(path, track=number)
+    rate = decoder.info.sample_rate
+    return int(np.argmax(np.abs(np.fft.rfft(found[-rate // 2 :][: rate // 4])))) * 4
+
+
+@pytest.mark.parametrize(
+    ("muxer", "output"),
+    [("matroska", "mkv"), ("mp4", "mp4"), ("matroska", "mp4"), ("mp4", "webm"), ("mp4", "mka")],
+)
+def test_all_tracks_are_restored_into_one_output_that_holds_them(tmp_path, muxer, output):
+    sounds = {"eng": sound(300), "deu": sound(500), "fra": sound(700)}
+    source = film(tmp_path / "a.bin", muxer, sounds, start=0.2)
+    target = tmp_path / f"out.{output}"
+    [record] = all_tracks(source, target)
+    assert (record.status, record.output) == ("done", str(target)), record.reason
+    with av.open(str(target)) as container:
+        assert [stream.language for stream in container.streams.audio] == ["eng", "deu", "fra"]
+        kinds = {stream.codec_context.codec.canonical_name for stream in container.streams.audio}
+        assert kinds == {"opus" if output == "webm" else "aac"}
+        assert bool(container.streams.video) == (output not in ("webm", "mka"))  # webm has no MPEG-4
+    for number, tone in enumerate((300, 500, 700)):
+        assert pitch(target, number + 1) == pytest.approx(tone, abs=8)
+        assert click_on_clock(target, number) == pytest.approx(click_on_clock(target), abs=2e-3)
+    if output in ("mp4", "mkv"):
+        assert [data for data, _ in pictures(target)] == [data for data, _ in pictures(source)]
+        moved = pictures(target)[0][1] - pictures(source)[0][1]
+        assert click_on_clock(target) - moved == pytest.approx(click_on_clock(source), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("languages", "names"), [("eng deu", "eng deu"), ("und deu", "1 2"), ("eng eng", "1 2")]
+)
+def test_all_tracks_go_to_files_of_their_own_where_an_output_holds_one(tmp_path, languages, names):
+    first, second = languages.split()
+    source = tmp_path / "a.mp4"
+    film(source, "mp4", [(first, sound(300)), (second, sound(500))])
+    [record] = all_tracks(source, tmp_path / "out.wav")
+    paths = [tmp_path / f"out.{name}.wav" for name in names.split()]
+    assert record.output == str(paths[0])
+    assert (
+        record.warning == f"its 2 audio tracks are in files of their own: {', '.join(p.name for p in paths)}"
+    )
+    assert [pitch(path) for path in paths] == pytest.approx([300, 500], abs=8)
+    assert not (tmp_path / "out.wav").exists()
+    [again] = all_tracks(source, tmp_path / "out.wav", done={str(source): record})
+    assert again.status == "skipped"
+
+
+def test_an_output_of_all_tracks_that_exists_costs_no_computing(tmp_path):
+    source = film(tmp_path / "a.mkv", "matroska", {"eng": sound(300), "deu": sound(500)})
+    (tmp_path / "out.mkv").write_bytes(b"kept")
+    [record] = all_tracks(source, tmp_path / "out.mkv")
+    assert (record.status, record.stages) == ("failed", {})
+    assert "it exists" in record.reason
+    assert (tmp_path / "out.mkv").read_bytes() == b"kept"
+
+
+def test_all_tracks_of_a_file_that_has_one_is_that_one(tmp_path):
+    source = film(tmp_path / "a.mkv", "matroska", {"eng": sound(300)})
+    [record] = all_tracks(source, tmp_path / "out.flac")
+    assert (record.output, record.warning) == (str(tmp_path / "out.flac"), None)
+
+
+def test_an_attachment_of_an_mkv_is_copied_or_named(tmp_path):
+    plain, source = film(tmp_path / "a.mkv", "matroska", {"eng": sound(300)}), tmp_path / "b.mkv"
+    with av.open(plain) as given, av.open(str(source), "w", format="matroska") as container:
+        streams = {each.index: container.add_stream_from_template(each) for each in given.streams}
+        container.add_attachment("font.ttf", "application/x-font", b"a font")
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                container.mux(packet)
+    assert through(source, tmp_path / "out.mkv", "mkv").remark is None
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        [attached] = [each for each in container.streams if each.type == "attachment"]
+        assert (attached.name, attached.data) == ("font.ttf", b"a font")
+    assert "an attachment could not be copied" in through(source, tmp_path / "out.mp4", "mp4").remark
+
+
 def test_a_video_whose_picture_has_no_place_says_so(tmp_path):
     source = film(tmp_path / "a.mp4", "mp4", {"eng": sound(300)})
     encoder = through(source, tmp_path / "out.webm", "webm")  # which has no MPEG-4
@@ -257,6 +351,21 @@ def test_a_cover_is_where_other_programs_look_for_it(tmp_path):
     assert bytes(MP4(book(tmp_path / "a.m4a", "m4a", "aac"))["covr"][0]) == PNG
     flac = mutagen.File(book(tmp_path / "a.flac", "flac", "flac"))
     assert isinstance(flac.pictures[0], Picture) and flac.pictures[0].data == PNG
+
+
+@pytest.mark.parametrize(("wanted", "lost"), [("mp3", ""), ("flac", "its chapters"), ("wav", "its cover")])
+def test_what_has_no_place_in_an_output_is_named(tmp_path, wanted, lost):
+    source = book(tmp_path / "a.mp3", "mp3", "mp3")
+    remark = through(source, tmp_path / f"b.{wanted}", wanted).remark
+    assert remark == (f"{lost}: the output has no place for that" if lost else None)
+
+
+def test_what_has_no_place_in_a_stream_is_named(tmp_path):
+    info = audio.probe(book(tmp_path / "a.mp3", "mp3", "mp3"))
+    assert lost_in_stream(info, "mp3").startswith("its cover, its chapters: ")
+    assert lost_in_stream(info, "wav").startswith("its cover, its chapters, its tags: ")
+    plain = dataclasses.replace(info, cover=None, chapters=())
+    assert lost_in_stream(plain, "flac") is None
 
 
 def test_a_cover_that_is_no_picture_is_left(tmp_path):

@@ -13,12 +13,20 @@ EXAMPLES = [
     errors.CheckpointError("model", "config.yaml is missing"),
     errors.AudioError("a.wav", "it has no samples"),
     errors.AudioReadError("a.wav", "it is empty"),
+    errors.AudioReadError("a.wav", "it is damaged at 1.0 s", "--partial keeps what could be decoded"),
     errors.ModelFailedError("a.wav"),
     errors.AudioWriteError("b.wav", "it exists"),
     errors.StorageReadError("s3://b/a.wav", "the server does not answer"),
     errors.StorageWriteError("s3://b/b.wav", "the server does not answer"),
     errors.TrainingDivergedError(12, "lower the learning rate"),
 ]
+
+
+def test_a_remedy_of_the_command_line_is_said_there_alone():
+    error = errors.AudioReadError("a.wav", "it is damaged at 1.0 s", "--partial keeps what could be decoded")
+    assert str(error) == ("cannot read a.wav: it is damaged at 1.0 s (--partial keeps what could be decoded)")
+    assert error.reason == error.reason_for("a.wav") == "it is damaged at 1.0 s"
+    assert error.reason_for("b.wav") == "cannot read a.wav: it is damaged at 1.0 s"
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)

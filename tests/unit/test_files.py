@@ -615,6 +615,35 @@ def test_the_name_of_an_output_decides_its_format_where_the_options_leave_it(tmp
         target_format(info, "b.aiff", "keep")
 
 
+def test_what_is_lossless_stays_so_in_a_container_of_many_codecs(tmp_path):
+    info = audio.probe(str(write_noise(tmp_path / "a.wav")))
+    for codec, kept in (("flac", "flac"), ("wavpack", "flac"), ("aac", "aac"), ("pcm", "pcm")):
+        stored = dataclasses.replace(info, codec=codec, sample_format="s24")
+        found = target_format(stored, "b.mka", "keep")
+        assert (found.container, found.codec) == ("mka", kept)
+    assert target_format(dataclasses.replace(info, codec="flac"), "b.mkv", "keep").codec == "flac"
+    touch(tmp_path / "in", "show.mka")
+    assert [job.output for job in plan_jobs(str(tmp_path / "in"), "out")] == ["out/show.mka"]
+
+
+def test_an_output_below_a_file_says_which_file(tmp_path):
+    source = write_noise(tmp_path / "a.wav", 0.3)
+    (record,) = enhance_files([Job(str(source), f"{source}/deep/b.wav")], enhancer(), OPTIONS)
+    assert record.reason.endswith(f"its folder cannot be made: {source} is none")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+def test_what_is_printed_of_a_name_that_is_no_utf_8_is_valid_and_leads_back(tmp_path, capsys):
+    name = str(tmp_path / os.fsdecode(b"caf\xe9.wav"))
+    write_noise(tmp_path / "a.wav", 0.3).rename(name)
+    assert cli.main(["info", name, "--json"]) == 0
+    printed = capsys.readouterr().out
+    printed.encode()
+    assert json.loads(printed)["path"] == name
+    assert cli.main(["info", name]) == 0
+    capsys.readouterr().out.encode()
+
+
 def test_what_a_file_is_decides_over_what_it_is_called(tmp_path):
     """A flac that is called .wav becomes a true wav."""
     source = write_noise(tmp_path / "a.flac").rename(tmp_path / "a.wav")

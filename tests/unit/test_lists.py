@@ -48,6 +48,34 @@ def test_tables_of_spreadsheets(tmp_path, encoding, delimiter):
     ]
 
 
+def test_a_table_of_one_column_has_no_delimiter(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text('uri\r\nshow;1,2.wav\r\n"b, c.wav"\r\n')
+
+    assert rows(path) == [{"uri": "show;1,2.wav"}, {"uri": "b, c.wav"}]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "LIST.JSONL", "list.csv"])
+def test_names_are_looked_for_beside_the_list_where_the_working_folder_has_none(tmp_path, monkeypatch, name):
+    texts = {
+        ".txt": "a.wav\nb.wav\n",
+        ".csv": "uri\na.wav\nb.wav\n",
+        ".jsonl": '{"uri": "a.wav"}\n{"uri": "b.wav"}\n',
+    }
+    folder, elsewhere = tmp_path / "shows", tmp_path / "elsewhere"
+    for each in (folder, elsewhere):
+        each.mkdir()
+        (each / "b.wav").touch()
+    (folder / "a.wav").touch()
+    (folder / name).write_text(texts[(folder / name).suffix.lower()], "utf-8-sig")
+    monkeypatch.chdir(elsewhere)
+
+    source = str(folder / name)
+    jobs = plan_jobs(source if name.endswith("JSONL") else f"@{source}", "out")
+
+    assert [job.input for job in jobs] == [str(folder / "a.wav"), "b.wav"]
+
+
 def test_json_lines_end_at_line_feeds_alone(tmp_path):
     path = tmp_path / "list.jsonl"
     lines = [json.dumps({"Uri": NAME, "show": "A"}, ensure_ascii=False), "", json.dumps({"uri": "b"})]

@@ -19,7 +19,7 @@ from torch import nn
 from enhance_ray import audio
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError
-from enhance_ray.files import enhance_files, plan_jobs
+from enhance_ray.files import enhance_files, plan_jobs, recover
 from enhance_ray.settings.options import EnhanceOptions
 
 EXAMPLES = int(os.environ.get("ENHANCE_RAY_EXAMPLES", "60"))
@@ -162,6 +162,54 @@ def test_bytes_that_were_changed_end_in_sound_or_in_a_line(kind, flips):
     assert got is not None or reason
     if got is not None:
         assert np.isfinite(got).all()
+
+
+@searched
+@given(
+    kind=st.sampled_from(["WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "OGG"]),
+    links=st.lists(
+        st.tuples(st.integers(1, 2000), st.sampled_from([RATE, RATE, 16_000])), min_size=1, max_size=4
+    ),
+    behind=st.sampled_from([b"", b"", bytes(100), b"TAG" + bytes(125)]),
+)
+def test_recordings_one_behind_the_other_are_all_read_or_refused(kind, links, behind):
+    content, lengths = b"", []
+    for frames, rate in links:
+        file = io.BytesIO()
+        soundfile.write(file, tone(frames, 2), rate, format=kind)
+        content += file.getvalue()
+        lengths.append(frames)
+    got, word = decoded(content + behind)
+    if got is None:
+        assert len({rate for _, rate in links}) > 1 or (behind and kind == "OGG"), word
+    else:
+        assert len({rate for _, rate in links}) == 1
+        assert got.shape == (2, sum(lengths))
+
+
+@searched
+@given(
+    kind=st.sampled_from(["MP3", "FLAC", "OGG", "WAV", "AIFF"]),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 400), st.binary(max_size=200)), max_size=4),
+)
+def test_what_can_be_read_of_damaged_files_is_written_or_nothing_is(kind, cuts):
+    file = io.BytesIO()
+    soundfile.write(file, tone(8000, 1), RATE, format=kind)
+    content = file.getvalue()
+    for place, size, junk in cuts:
+        start = round(place * len(content))
+        content = content[:start] + junk + content[start + size :]
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "broken"), Path(folder, "out.wav")
+        source.write_bytes(content)
+        try:
+            recovery = recover(str(source), str(target))
+        except AudioReadError as error:
+            assert "\n" not in error.reason
+            assert list(Path(folder).iterdir()) == [source]
+        else:
+            assert soundfile.info(target).frames == round(recovery.seconds * recovery.sample_rate)
+            assert all(0 <= loss.at <= recovery.seconds for loss in recovery.losses)
 
 
 names = st.binary(min_size=1, max_size=20).filter(

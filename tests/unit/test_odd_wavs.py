@@ -56,11 +56,42 @@ def test_what_is_there_is_read_where_the_size_says_nothing(size, dtype, coding):
     assert f"{len(data):,} are there" in warning
 
 
-def test_an_rf64_whose_sizes_were_never_written_is_read():
-    waveform, warning = decoded(wav(samples(), 0xFFFF_FFFF, magic=b"RF64", riff=0xFFFF_FFFF, ds64=0))
+@pytest.mark.parametrize("magic", [b"RF64", b"BW64"])
+def test_an_rf64_whose_sizes_were_never_written_is_read(magic):
+    waveform, warning = decoded(wav(samples(), 0xFFFF_FFFF, magic=magic, riff=0xFFFF_FFFF, ds64=0))
 
     assert len(waveform) == RATE
     assert "announces 0 bytes" in warning
+    whole, warning = decoded(wav(samples(), 0xFFFF_FFFF, magic=magic, riff=0xFFFF_FFFF, ds64=SIZE))
+    assert (len(whole), warning) == (RATE, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "warns"),
+    [
+        ("AU", struct.pack(">I", 0), True),
+        ("AU", struct.pack(">I", 0x7FFF_F000), True),
+        ("AU", struct.pack(">I", 0xFFFF_FFFF), False),  # which is in order there
+        ("CAF", struct.pack(">q", 0), True),
+        ("CAF", struct.pack(">q", -1), False),
+        ("W64", struct.pack("<q", 0), True),
+        ("W64", struct.pack("<q", 24), True),
+        ("W64", struct.pack("<q", 2**63 - 1), True),
+    ],
+)
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_other_containers_of_plain_samples_are_read_to_their_end_as_well(kind, size, warns, subtype):
+    file = io.BytesIO()
+    soundfile.write(file, tone(), RATE, format=kind, subtype=subtype)
+    whole = file.getvalue()
+    at = {"AU": 8, "CAF": whole.find(b"data") + 4, "W64": whole.find(b"data") + 16}[kind]
+
+    waveform, warning = decoded(whole[:at] + size + whole[at + len(size) :])
+
+    np.testing.assert_allclose(waveform, tone(), atol=2e-4)
+    assert bool(warning) == warns
+    with pytest.raises(AudioReadError, match="it breaks off"):
+        decoded(whole[: len(whole) // 2])
 
 
 def test_a_recording_of_silence_is_one():

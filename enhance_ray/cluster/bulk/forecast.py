@@ -21,6 +21,7 @@ import numpy as np
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo, Patience
 from enhance_ray.cluster.bulk import shards
+from enhance_ray.cluster.bulk.names import path_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState
 from enhance_ray.cluster.bulk.worker import Load, load_enhancer
@@ -186,11 +187,11 @@ def _look(sample: Sequence[tuple[str, int]], threads: int) -> list[_Seen]:
 def _headers(uri: str, size: int) -> Iterator[_Seen]:
     try:
         if not shards.is_shard(uri):
-            yield _Seen(size, _timed(audio.decode(uri, partial=True, patience=Patience(_PATIENCE))))
+            yield _Seen(size, _timed(audio.decode(path_of(uri), partial=True, patience=Patience(_PATIENCE))))
             return
         folder = Path(tempfile.mkdtemp(prefix="enhance-ray-forecast-"))
         try:
-            members = (m for m in shards.unpack(uri, folder, Patience(_PATIENCE)) if m.is_audio)
+            members = (m for m in shards.unpack(path_of(uri), folder, Patience(_PATIENCE)) if m.is_audio)
             for member in itertools.islice(members, _MEMBERS):
                 yield _Seen(member.path.stat().st_size, _timed(audio.decode(str(member.path), partial=True)))
         finally:

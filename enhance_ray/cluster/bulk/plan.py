@@ -12,7 +12,6 @@ import functools
 import hashlib
 import itertools
 import json
-import logging
 import queue
 import re
 import threading
@@ -33,11 +32,10 @@ from fsspec.utils import glob_translate
 from enhance_ray import audio
 from enhance_ray.audio import Patience, is_remote, lists
 from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.cluster.bulk.names import storable
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import MANIFEST, JobState
 from enhance_ray.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 SHARD_EXTENSIONS = (".tar", ".parquet")
 """Objects that hold recordings: WebDataset's tar, and Parquet with a column "audio"."""
@@ -54,6 +52,7 @@ class Entry(NamedTuple):
     """One input."""
 
     uri: str
+    """As `names.storable` has it."""
     bytes: int | None = None
     etag: str | None = None
     last_modified: datetime | None = None
@@ -96,8 +95,7 @@ def plan(
 
     def fresh() -> Iterator[Entry]:
         nonlocal listed
-        for found in _paged(entries(settings), 1000):
-            page = [entry for entry in found if _is_utf_8(entry.uri)]
+        for page in _paged(entries(settings), 1000):
             listed += len(page)
             yield from itertools.compress(page, known.add(_digests((e.uri, e.etag) for e in page)))
 
@@ -118,16 +116,6 @@ def plan(
     return Planned(listed, added, number - first)
 
 
-def _is_utf_8(uri: str) -> bool:
-    """Whether a manifest can hold a name; if not, the user is told."""
-    try:
-        uri.encode()
-    except UnicodeEncodeError:
-        logger.warning("%a is passed over, its name is no UTF-8: rename it, or use `enhance-ray`", uri)
-        return False
-    return True
-
-
 def entries(settings: BulkConfig) -> Iterator[Entry]:
     """The inputs of a job, in an order that depends on them alone.
 
@@ -138,7 +126,7 @@ def entries(settings: BulkConfig) -> Iterator[Entry]:
     if _is_manifest(source):
         yield from _manifest_entries(source)
         return
-    avoided = f"{settings.output.rstrip('/')}/"
+    avoided = storable(f"{settings.output.rstrip('/')}/")
     for entry in _listed_entries(source, settings.listing_threads):
         name = PurePosixPath(entry.uri).name
         is_input = audio.is_known(name) or (name.endswith(SHARD_EXTENSIONS) and name != _IGNORED)
@@ -154,7 +142,7 @@ def output_of(settings: BulkConfig, uri: str, etag: str | None, given: str | Non
 
     Args:
         settings: of the job.
-        uri: of the input.
+        uri: of the input, as its storage has it.
         etag: of the input, for the layout "content".
         given: what a manifest says: an absolute path or URI, or a name below the output.
         extension: with its dot, of the output's format.
@@ -163,7 +151,7 @@ def output_of(settings: BulkConfig, uri: str, etag: str | None, given: str | Non
     if given:
         return given if is_remote(given) or given.startswith("/") else f"{root}/{given}"
     if settings.layout == "content":
-        digest = hashlib.sha256(f"{uri}\n{etag or ''}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{storable(uri)}\n{etag or ''}".encode()).hexdigest()
         return f"{root}/{digest[:2]}/{digest[2:4]}/{digest}{extension}"
     name = _relative(settings.input, uri)
     path = PurePosixPath(name)
@@ -191,7 +179,7 @@ def _manifest_entries(path: str) -> Iterator[Entry]:
         found = []
         for row in page:
             number += 1
-            found.append(_entry(row, f"{path}: row {number}"))
+            found.append(_entry(row, f"{path}: row {number}", is_stored=path.endswith(".parquet")))
         # A recording that is listed twice is one recording.
         yield from itertools.compress(found, seen.add(_digests((entry.uri, entry.etag) for entry in found)))
 
@@ -216,9 +204,12 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
         raise ConfigError(path, f"cannot be read: {explain(error)}") from error
 
 
-def _entry(row: Any, where: str) -> Entry:
+def _entry(row: Any, where: str, *, is_stored: bool = False) -> Entry:
+    """Of a row of the user's; what stands in Parquet, such as in records, is as tables hold it."""
     if not isinstance(row, dict) or not isinstance(row.get("uri"), str) or not row["uri"]:
         raise ConfigError(where, 'expected a column "uri" with text in it')
+    if not is_stored:
+        row = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
     extra = {name: value for name, value in row.items() if name not in Entry._fields and value is not None}
     size = row.get("bytes")
     try:
@@ -284,7 +275,7 @@ def _found(base: str, root: str, info: dict[str, Any], name: str | None = None) 
     # Without an etag, time and size tell a changed object from an unchanged one.
     version = f"{modified.timestamp():.6f}-{size}" if modified else None
     etag = info.get("ETag") or info.get("etag") or version
-    return Entry(uri, size, str(etag).strip('"') if etag else None, modified)
+    return Entry(storable(uri), size, str(etag).strip('"') if etag else None, modified)
 
 
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")

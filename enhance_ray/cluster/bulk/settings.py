@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import Literal
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.settings.options import EnhanceOptions, Precision
+from enhance_ray.settings.options import EnhanceOptions, Precision, refuse_all_tracks
 from enhance_ray.settings.ranges import Count, CountOrRange, Name, NotNegative, Percent, Positive, Whole, both
 from enhance_ray.settings.schema import settings
 
@@ -71,6 +71,7 @@ class BulkConfig:
     def __post_init__(self) -> None:
         if not self.cpus_per_actor + self.gpus_per_actor:
             raise ConfigError("cpus_per_actor, gpus_per_actor", "must not both be 0")
+        refuse_all_tracks(self.options, "bulk jobs")
 
     @property
     def actor_range(self) -> tuple[int, int]:

@@ -33,6 +33,7 @@ from enhance_ray.cluster.bulk import shards
 from enhance_ray.cluster.bulk.attempt import Row, attempt_part
 from enhance_ray.cluster.bulk.feed import Feed, Part, Task
 from enhance_ray.cluster.bulk.ledger import Assignment, Closed, Count, Opened, Order
+from enhance_ray.cluster.bulk.names import path_of, storable
 from enhance_ray.cluster.bulk.plan import output_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
@@ -327,7 +328,7 @@ class _PartWork:
                 self._at_once.append(self._row(row, _KILLED))
                 continue
             extension = output_extension(uri, self._settings.options.format)
-            job = Job(uri, output_of(self._settings, uri, row["etag"], row["output"], extension))
+            job = Job(path_of(uri), self._output(row, extension))
             task = Task(job, self.part, uri, row["bytes"] or 0, uri in self._assignment.suspects, row)
             if task.alone:
                 alone.append(task)
@@ -339,9 +340,9 @@ class _PartWork:
         uri = row["uri"]
         shard = self._shards[uri] = _Shard(row)
         try:
-            for member in shards.unpack(uri, shard.folder, self._patience):
+            for member in shards.unpack(path_of(uri), shard.folder, self._patience):
                 shard.members.append(member)
-                name = f"{uri}#{member.name}"
+                name = f"{uri}#{storable(member.name)}"
                 if not member.is_audio:
                     continue
                 if name in self._assignment.condemned:
@@ -358,12 +359,12 @@ class _PartWork:
     def _finish(self, shard: _Shard) -> list[Row]:
         """Write the shard, and say what became of its recordings."""
         row, uri = shard.row, shard.row["uri"]
-        output = output_of(self._settings, uri, row["etag"], row["output"], Path(uri).suffix)
+        output = self._output(row, Path(uri).suffix)
         try:
             if shard.error is not None:
                 raise shard.error
             packed = shard.folder / f"packed{Path(uri).suffix}"
-            shards.pack(uri, shard.contents(), packed, self._patience)
+            shards.pack(path_of(uri), shard.contents(), packed, self._patience)
             shards.publish(packed, output, self._patience)
         except AudioError as error:
             failed = Record(input=uri, status="failed", code=error.code, reason=error.reason)
@@ -378,6 +379,10 @@ class _PartWork:
             rows.append(self._row(row, nothing))
         return rows
 
+    def _output(self, row: dict[str, Any], extension: str) -> str:
+        given = path_of(row["output"]) if row["output"] else None
+        return output_of(self._settings, path_of(row["uri"]), row["etag"], given, extension)
+
     def _row(
         self, row: dict[str, Any], record: Record, member: str | None = None, output: str | None = None
     ) -> dict[str, Any]:
@@ -386,15 +391,18 @@ class _PartWork:
         stages = {f"{name}_seconds": seconds for name, seconds in record.stages.items()}
         if record.status == "done":
             values["output"] = output or record.output
+        # What is said of a file may name it.
+        texts = {name: storable(value) for name, value in values.items() if isinstance(value, str)}
         return {
             **values,
+            **texts,
             **stages,
             "uri": row["uri"],
             "input_bytes": row["bytes"] if member is None else None,
             "guard": json.dumps(record.guard) if record.guard else None,
             "scores": json.dumps(record.scores) if record.scores else None,
             "etag": row["etag"],
-            "member": member,
+            "member": storable(member) if member is not None else None,
             "actor": self._actor,
             "finished": datetime.now(UTC),
             "extra": row["extra"],

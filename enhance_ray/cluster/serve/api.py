@@ -30,6 +30,7 @@ from prometheus_client import (
 )
 
 from enhance_ray.audio import OutputFormat
+from enhance_ray.audio.belongings import lost_in_stream
 from enhance_ray.audio.streaming import packed
 from enhance_ray.cluster.serve import reading, restoring
 from enhance_ray.cluster.serve.refusals import RequestError, as_request_error
@@ -205,7 +206,7 @@ class Ingress:
             # Of what there is until now: the first segment.
             "X-RTF": f"{waited / min(upload.seconds, options.segment_seconds):.4f}",
         }
-        facts = restored.facts(upload.warning)
+        facts = restored.facts(upload.warning, lost_in_stream(upload.info, target.container))
         if facts.warning:
             headers["X-Warning"] = " ".join(facts.warning.encode("ascii", "replace").decode().split())
         if facts.guard:

@@ -20,7 +20,7 @@ from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.settings import TOKENS_VARIABLE, ServeConfig
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings import trees
-from enhance_ray.settings.options import ALIASES, EnhanceOptions
+from enhance_ray.settings.options import ALIASES, EnhanceOptions, refuse_all_tracks
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg"}
 """By `EnhanceOptions.format`."""
@@ -110,6 +110,7 @@ def options_from(given: Mapping[str, Any], mode: str, settings: ServeConfig) -> 
         raise RequestError(400, "config_invalid", "mode: it is not one of the options here")
     try:
         options = trees.from_tree(EnhanceOptions, {**tree, "mode": mode}, where="options")
+        refuse_all_tracks(options, "requests")
     except ConfigError as error:
         raise RequestError(400, error.code, str(error)) from error
     if options.nfe is not None and options.nfe > settings.limits.nfe:
