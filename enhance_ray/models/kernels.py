@@ -39,6 +39,17 @@ def gate(
     return filtered.tanh() * opening.sigmoid()
 
 
+def gate_doubled(
+    hidden: Float[Tensor, "batch time twice"], condition: Float[Tensor, "#batch time twice"]
+) -> Float[Tensor, "batch time channel"]:
+    """`gate` of what has twice the first half of its channels; ``hidden`` is written over.
+
+    tanh(x) = 2 sigmoid(2 x) - 1, and a CPU computes the sigmoid in a quarter of the time.
+    """
+    filtered, opening = hidden.add_(condition).sigmoid_().chunk(2, dim=-1)
+    return filtered.mul_(2).sub_(1) * opening
+
+
 def advance(
     z: Float[Tensor, "batch time channel"],
     skips: Float[Tensor, "batch time channel"],
