@@ -77,6 +77,17 @@ def modulate(
     return x + opening.sigmoid() * filtered.tanh()
 
 
+def modulate_doubled(
+    x: Float[Tensor, "batch time channel"],
+    out: Float[Tensor, "batch frame hop twice"],
+    bias: Float[Tensor, "batch frame twice"],
+) -> Float[Tensor, "batch time channel"]:
+    """`modulate` by what has twice the second half of its channels, as `gate_doubled`; ``out`` is written
+    over."""
+    opening, filtered = out.add_(bias[:, :, None]).sigmoid_().flatten(1, 2).chunk(2, dim=-1)
+    return torch.addcmul(x, opening, filtered, value=2).sub_(opening)
+
+
 def snake(
     x: Float[Tensor, "batch time channel"],
     frequency: Float[Tensor, " channel"],
@@ -146,7 +157,7 @@ def _correlate(x: Tensor, weights: Tensor) -> Tensor:
     length = x.shape[1] - len(weights) + 1
     total = x[:, :length] * weights[0]
     for tap in range(1, len(weights)):
-        total = torch.addcmul(total, x[:, tap : tap + length], weights[tap])
+        total.addcmul_(x[:, tap : tap + length], weights[tap])
     return total
 
 

@@ -90,7 +90,10 @@ class Conv1d(nn.Conv1d):
         x = x.to(self.weight.dtype)
         if self._is_frozen:
             x = channels_innermost(x)
-        if self._reflect:
+        if self._reflect and self._is_frozen:  # in the layout that it has
+            left, right = x[..., 1 : self._reach + 1].flip(-1), x[..., -self._reach - 1 : -1].flip(-1)
+            x = torch.cat([part.transpose(1, 2) for part in (left, x, right)], dim=1).transpose(1, 2)
+        elif self._reflect:
             x = F.pad(x, (self._reach, self._reach), mode="reflect")
         picture = F.conv2d(
             x[:, :, None],

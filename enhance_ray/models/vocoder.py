@@ -179,7 +179,7 @@ class Block(nn.Module):
         biases = self.kernel_predictor.biases(hidden)
         matrices = zip(*self.kernel_predictor.matrices(), strict=True)
         for conv, bias, matrix in zip(self.conv_blocks, biases, matrices, strict=True):
-            x = self.convolve(x, conv(x), hidden, matrix, bias)
+            x = self.convolve(x, conv, hidden, matrix, bias)
         return x
 
     def upsample(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
@@ -190,32 +190,50 @@ class Block(nn.Module):
     def convolve(
         self,
         x: Float[Tensor, "batch channel time"],
-        inner: Float[Tensor, "batch channel time"],
+        conv: nn.Sequential,
         hidden: Float[Tensor, "batch hidden frame"],
         matrix: tuple[Tensor, Tensor],
         bias: Float[Tensor, "batch frame channel_out"],
     ) -> Float[Tensor, "batch channel time"]:
-        """``x`` plus what the location-variable convolution makes of ``inner``, gated, in runs of frames.
+        """``x`` plus what the location-variable convolution makes of ``conv`` of it, gated, in runs of frames.
 
-        ``matrix`` and ``bias`` are one layer's of the kernel predictor.
+        ``conv``, ``matrix`` and ``bias`` are one layer's; the last two the kernel predictor's.
         """
         run = _KERNEL_FRAMES.get(x.device.type, _KERNEL_FRAMES_ON_GPU)
+        caches = x.device.type == "cpu" and not torch.is_grad_enabled()
+        piece = max(1, _CACHED_SAMPLES // self.hop) if caches else run
         frames = hidden.shape[-1]
-        signal, padded = x.transpose(1, 2), F.pad(inner.transpose(1, 2), (0, 0, 1, 1))
         outputs = []
         for start in range(0, frames, run):
-            stop = min(start + run, frames)
-            out = location_variable_convolution(
-                padded[:, start * self.hop : stop * self.hop + 2],
-                self.kernel_predictor.kernels(hidden, *matrix, start, stop),
-            )
-            samples = signal[:, start * self.hop : stop * self.hop]
-            outputs.append(self._modulate(samples, out, bias[:, start:stop]))
+            weights = self.kernel_predictor.kernels(hidden, *matrix, start, min(start + run, frames))
+            for offset in range(0, weights.shape[1], piece):
+                part = weights[:, offset : offset + piece]
+                first, last = start + offset, start + offset + part.shape[1]
+                samples = slice(first * self.hop, last * self.hop)
+                out = location_variable_convolution(_around(x, conv, samples), part)
+                outputs.append(self._modulate(x.transpose(1, 2)[:, samples], out, bias[:, first:last]))
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).transpose(1, 2)
 
     def compile_kernels(self) -> None:
         """Compile the gate (`kernels.compiled`)."""
-        self._modulate = kernels.compiled(kernels.modulate)
+        self._modulate = kernels.compiled(self._modulate)
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """In float32 on a CPU, predict kernels for `kernels.modulate_doubled`."""
+        if dtype == torch.float32 and self.convt_pre[1].weight.device.type == "cpu":
+            self.kernel_predictor.double_filtered()
+            self._modulate = kernels.modulate_doubled
+
+
+def _around(
+    x: Float[Tensor, "batch channel time"], conv: nn.Sequential, samples: slice
+) -> Float[Tensor, "batch time channel"]:
+    """The ``samples`` of ``conv`` of ``x`` and one more on each side, which is zero beyond the ends of ``x``."""
+    length, reach = x.shape[-1], conv[1].dilation[0]
+    first, last = max(0, samples.start - 1), min(length, samples.stop + 1)
+    left, right = max(0, first - reach), min(length, last + reach)
+    inner = conv(x[..., left:right])[..., first - left : last - left].transpose(1, 2)
+    return F.pad(inner, (0, 0, first - samples.start + 1, samples.stop + 1 - last))
 
 
 def location_variable_convolution(
@@ -312,6 +330,18 @@ class KernelPredictor(nn.Module):
         weight = self.kernel_conv.weight.unflatten(0, self.shape)
         weights = weight.permute(0, 5, 4, 3, 1, 2).flatten(3).flatten(1, 2)
         return weights, self.kernel_conv.bias.unflatten(0, self.shape).permute(0, 3, 1, 2).flatten(1)
+
+    def double_filtered(self) -> None:
+        """Predict twice the second half of each layer's channels, for `kernels.modulate_doubled`."""
+        assert self.kernel_conv is not None and self.bias_conv.bias is not None
+        layers, channels_in, channels_out, taps = self.shape
+        factors = torch.ones(channels_out, device=self.bias_conv.bias.device)
+        factors[channels_out // 2 :] = 2
+        by_kernel = factors[:, None].expand(layers, channels_in, -1, taps).flatten()
+        for conv, each in ((self.kernel_conv, by_kernel), (self.bias_conv, factors.repeat(layers))):
+            assert conv.bias is not None
+            conv.weight.data = conv.weight.data * each[:, None, None]
+            conv.bias.data = conv.bias.data * each
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Keep the weights as the matrices that they are used as."""
