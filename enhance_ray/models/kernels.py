@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,16 @@ def gate(
     return filtered.tanh() * opening.sigmoid()
 
 
-def gate_doubled(
+def gate_in_place(
     hidden: Float[Tensor, "batch time twice"], condition: Float[Tensor, "#batch time twice"]
 ) -> Float[Tensor, "batch time channel"]:
-    """`gate` of what has twice the first half of its channels; ``hidden`` is written over.
+    """`gate` in float32; ``hidden`` is written over.
 
-    tanh(x) = 2 sigmoid(2 x) - 1, and a CPU computes the sigmoid in a quarter of the time.
+    tanh(x) = 2 sigmoid(2 x) - 1, and a CPU computes the sigmoid in a fifth of the time.
     """
-    filtered, opening = hidden.add_(condition).sigmoid_().chunk(2, dim=-1)
+    filtered, opening = hidden.add_(condition).chunk(2, dim=-1)
+    filtered.mul_(2)
+    hidden.sigmoid_()
     return filtered.mul_(2).sub_(1) * opening
 
 
@@ -77,14 +80,16 @@ def modulate(
     return x + opening.sigmoid() * filtered.tanh()
 
 
-def modulate_doubled(
+def modulate_in_place(
     x: Float[Tensor, "batch time channel"],
     out: Float[Tensor, "batch frame hop twice"],
     bias: Float[Tensor, "batch frame twice"],
 ) -> Float[Tensor, "batch time channel"]:
-    """`modulate` by what has twice the second half of its channels, as `gate_doubled`; ``out`` is written
-    over."""
-    opening, filtered = out.add_(bias[:, :, None]).sigmoid_().flatten(1, 2).chunk(2, dim=-1)
+    """`modulate` in float32 with the sigmoid of `gate_in_place`; ``out`` is written over."""
+    out = out.add_(bias[:, :, None]).flatten(1, 2)
+    opening, filtered = out.chunk(2, dim=-1)
+    filtered.mul_(2)
+    out.sigmoid_()
     return torch.addcmul(x, opening, filtered, value=2).sub_(opening)
 
 
@@ -154,6 +159,11 @@ def _extend(x: Tensor, first: Tensor, last: Tensor, left: int, right: int) -> Te
 
 def _correlate(x: Tensor, weights: Tensor) -> Tensor:
     """Of the same ``weights`` with every channel, without padding."""
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # In one pass, which compiled sums are anyway.
+        channels = x.shape[-1]
+        picture = x.transpose(1, 2)[:, :, None]
+        return F.conv2d(picture, weights.expand(channels, 1, 1, -1), groups=channels)[:, :, 0].transpose(1, 2)
     length = x.shape[1] - len(weights) + 1
     total = x[:, :length] * weights[0]
     for tap in range(1, len(weights)):

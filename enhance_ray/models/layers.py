@@ -90,6 +90,9 @@ class Conv1d(nn.Conv1d):
         x = x.to(self.weight.dtype)
         if self._is_frozen:
             x = channels_innermost(x)
+            if self.kernel_size[0] == 1 and x.dtype == torch.float32 and x.device.type == "cpu":
+                # torch has no fast convolution of one tap for some small sizes.
+                return F.linear(x.transpose(1, 2), self.weight[..., 0], self.bias).transpose(1, 2)
         if self._reflect and self._is_frozen:  # in the layout that it has
             left, right = x[..., 1 : self._reach + 1].flip(-1), x[..., -self._reach - 1 : -1].flip(-1)
             x = torch.cat([part.transpose(1, 2) for part in (left, x, right)], dim=1).transpose(1, 2)

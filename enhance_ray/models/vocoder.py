@@ -27,10 +27,10 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models import kernels
 from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, weight_norm
 
-_TILE = {"cpu": 512}
+_TILE = {"cpu": 1100}
 _TILE_ON_GPU = 2048
-"""Frames of one tile; margins of 36 come on top."""
-_KERNEL_FRAMES = {"cpu": 128}
+"""Most frames of one tile; margins of 36 come on top."""
+_KERNEL_FRAMES = {"cpu": 256}
 _KERNEL_FRAMES_ON_GPU = 1024
 """Frames whose kernels are in memory at once."""
 _CACHED_SAMPLES = 4096
@@ -113,7 +113,8 @@ class Vocoder(nn.Module):
         frames = features.shape[-1]
         features = F.pad(features, (0, self.config.padding))
         if tile is None:
-            tile = features.shape[-1] if self.training else _TILE.get(features.device.type, _TILE_ON_GPU)
+            most = features.shape[-1] if self.training else _TILE.get(features.device.type, _TILE_ON_GPU)
+            tile = math.ceil(frames / math.ceil(frames / most))  # equal ones, for the sake of the margins
         return torch.cat(list(self._tiles(features, noise, frames, tile)), dim=-1)
 
     @property
@@ -195,9 +196,9 @@ class Block(nn.Module):
         matrix: tuple[Tensor, Tensor],
         bias: Float[Tensor, "batch frame channel_out"],
     ) -> Float[Tensor, "batch channel time"]:
-        """``x`` plus what the location-variable convolution makes of ``conv`` of it, gated, in runs of frames.
+        """``x`` plus what the location-variable convolution makes of ``conv`` of it, gated, by runs.
 
-        ``conv``, ``matrix`` and ``bias`` are one layer's; the last two the kernel predictor's.
+        The kernel predictor has ``matrix`` and ``bias`` for the layer.
         """
         run = _KERNEL_FRAMES.get(x.device.type, _KERNEL_FRAMES_ON_GPU)
         caches = x.device.type == "cpu" and not torch.is_grad_enabled()
@@ -219,16 +220,15 @@ class Block(nn.Module):
         self._modulate = kernels.compiled(self._modulate)
 
     def freeze(self, dtype: torch.dtype) -> None:
-        """In float32 on a CPU, predict kernels for `kernels.modulate_doubled`."""
-        if dtype == torch.float32 and self.convt_pre[1].weight.device.type == "cpu":
-            self.kernel_predictor.double_filtered()
-            self._modulate = kernels.modulate_doubled
+        """In float32, take the gate that writes over what it gates."""
+        if dtype == torch.float32:
+            self._modulate = kernels.modulate_in_place
 
 
 def _around(
     x: Float[Tensor, "batch channel time"], conv: nn.Sequential, samples: slice
-) -> Float[Tensor, "batch time channel"]:
-    """The ``samples`` of ``conv`` of ``x`` and one more on each side, which is zero beyond the ends of ``x``."""
+) -> Float[Tensor, "batch sample_and_2 channel"]:
+    """The ``samples`` of ``conv`` of ``x`` and one more on each side, zero beyond the ends of ``x``."""
     length, reach = x.shape[-1], conv[1].dilation[0]
     first, last = max(0, samples.start - 1), min(length, samples.stop + 1)
     left, right = max(0, first - reach), min(length, last + reach)
@@ -330,18 +330,6 @@ class KernelPredictor(nn.Module):
         weight = self.kernel_conv.weight.unflatten(0, self.shape)
         weights = weight.permute(0, 5, 4, 3, 1, 2).flatten(3).flatten(1, 2)
         return weights, self.kernel_conv.bias.unflatten(0, self.shape).permute(0, 3, 1, 2).flatten(1)
-
-    def double_filtered(self) -> None:
-        """Predict twice the second half of each layer's channels, for `kernels.modulate_doubled`."""
-        assert self.kernel_conv is not None and self.bias_conv.bias is not None
-        layers, channels_in, channels_out, taps = self.shape
-        factors = torch.ones(channels_out, device=self.bias_conv.bias.device)
-        factors[channels_out // 2 :] = 2
-        by_kernel = factors[:, None].expand(layers, channels_in, -1, taps).flatten()
-        for conv, each in ((self.kernel_conv, by_kernel), (self.bias_conv, factors.repeat(layers))):
-            assert conv.bias is not None
-            conv.weight.data = conv.weight.data * each[:, None, None]
-            conv.bias.data = conv.bias.data * each
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Keep the weights as the matrices that they are used as."""

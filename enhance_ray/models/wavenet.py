@@ -87,23 +87,16 @@ class Layer(nn.Module):
         """
         hidden = len(before)
         outward = self.out.weight.data.double()[:, :, 0]
-        self.register_buffer("tile_weights", winograd.transformed(_doubled(self.dconv.weight.data)), False)
+        self.register_buffer("tile_weights", winograd.transformed(self.dconv.weight.data), False)
         self.register_buffer("residual", outward[:hidden].T.float().contiguous(), False)
         self.register_buffer("skip", (end @ outward[hidden:]).T.float().contiguous(), False)
         assert self.dconv.bias is not None and self.lconv.bias is not None and self.out.bias is not None
         assert self.gconv.bias is not None
-        self.lconv.weight.data = _doubled(self.lconv.weight.data)
-        self.lconv.bias.data = _doubled(self.lconv.bias.data + self.dconv.bias.data)
+        self.lconv.bias.data = self.lconv.bias.data + self.dconv.bias.data
         self.gconv.bias.data = self.gconv.bias.data + before.float()
         added = self.out.bias.data.double()
         del self.dconv, self.out
         return torch.cat([math.sqrt(0.5) * (before + added[:hidden]), end @ added[hidden:]])
-
-
-def _doubled(x: Float[Tensor, "twice *rest"]) -> Float[Tensor, "twice *rest"]:
-    """``x`` with twice the first half of its channels, as `kernels.gate_doubled` wants them."""
-    filtered, opening = x.chunk(2)
-    return torch.cat([2 * filtered, opening])
 
 
 class VelocityField(nn.Module):
@@ -119,7 +112,7 @@ class VelocityField(nn.Module):
         )
         self.end = Conv1d(config.hidden, latent, 1)
         self._gate, self._advance = kernels.gate, kernels.advance
-        self._gate_doubled = kernels.gate_doubled
+        self._gate_in_place = kernels.gate_in_place
         self._is_matrices = False
 
     def forward(
@@ -158,11 +151,13 @@ class VelocityField(nn.Module):
         batch, frames, _ = z.shape
         velocity = self.end.bias.expand(batch * frames, -1).contiguous()
         half = math.sqrt(0.5)
-        for layer, bias, condition in zip(self._layers(), time_biases[:, :, None], conditions, strict=True):
+        *others, last = self._layers()
+        for layer, bias, condition in zip((*others, last), time_biases[:, :, None], conditions, strict=True):
             hidden = winograd.convolve(z, layer.tile_weights, layer.dilation, bias)
-            gated = self._gate_doubled(hidden, condition).flatten(0, 1)
+            gated = self._gate_in_place(hidden, condition).flatten(0, 1)
             velocity.addmm_(gated, layer.skip)
-            z.flatten(0, 1).addmm_(gated, layer.residual, beta=half, alpha=half)
+            if layer is not last:
+                z.flatten(0, 1).addmm_(gated, layer.residual, beta=half, alpha=half)
         return velocity.unflatten(0, (batch, frames)).transpose(1, 2)
 
     def freeze(self, dtype: torch.dtype) -> None:
@@ -186,7 +181,7 @@ class VelocityField(nn.Module):
 
     def compile_kernels(self) -> None:
         """Compile what lies between the convolutions (`kernels.compiled`)."""
-        self._gate_doubled = kernels.compiled(kernels.gate_doubled)
+        self._gate_in_place = kernels.compiled(kernels.gate_in_place)
         self._gate = kernels.compiled(kernels.gate)
         self._advance = kernels.compiled(kernels.advance)
 

@@ -1,14 +1,14 @@
 """Convolutions of three taps with less than half of the multiplications: Winograd's F(6, 3) along time.
 
-Six neighbouring outputs of a filter of three taps need eight products of numbers and not eighteen (S. Winograd
-1980, "Arithmetic Complexity of Computations"; for nets: Lavin and Gray 2016, arXiv:1509.09308):
+Six neighbouring outputs of a filter of three taps need eight products of numbers and not eighteen
+(S. Winograd 1980, "Arithmetic Complexity of Computations"; for nets: Lavin and Gray 2016, arXiv:1509.09308):
 
     y = A^T (G w * B^T x)          eight inputs x, six outputs y, three weights w
 
-That is the product of two polynomials by their values at 0, 1, -1, 2, -2, 1/2, -1/2 and infinity. Over channels,
-each of the eight products is a matrix product of a sixth of the frames. A convolution whose taps lie
-``dilation`` frames apart is ``dilation`` convolutions without a dilation that do not meet: time is looked at as
-(step, phase), and tiles are cut along the steps.
+That is the product of two polynomials by their values at 0, 1, -1, 2, -2, 1/2, -1/2 and infinity. Over
+channels, each of the eight products is a matrix product of a sixth of the frames. A convolution whose taps
+lie ``dilation`` frames apart is ``dilation`` convolutions without a dilation that do not meet: time is looked
+at as (step, phase), and tiles are cut along the steps.
 
 It pays where channels are so many that the sums before and after are little beside the products: for networks
 in float32 on a CPU. In other types the differences of B^T would cost digits. The error is about 1e-6 of the
@@ -22,7 +22,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 TAPS = 3
 POINTS = 8
