@@ -101,6 +101,9 @@ class DenoiserConfig:
 class Denoiser(nn.Module):
     """Noisy waveform -> speech waveform, time-aligned."""
 
+    merge: Tensor
+    spread: Tensor
+
     def __init__(self, config: DenoiserConfig | None = None) -> None:
         """Build with random weights; ``config`` defaults to the original's sizes."""
         super().__init__()

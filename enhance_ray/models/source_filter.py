@@ -90,6 +90,9 @@ class SourceFilterConfig:
 class SourceFilterVocoder(nn.Module):
     """Features (batch, feature, frame), a guide and noise to a waveform."""
 
+    merge_wide: Tensor
+    spread_wide: Tensor
+
     def __init__(self, features: int, mels: int, config: SourceFilterConfig) -> None:
         """Build for ``features`` channels and guides with mels of ``mels`` bands; it starts as the guide."""
         super().__init__()

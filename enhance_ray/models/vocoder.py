@@ -179,7 +179,8 @@ class Block(nn.Module):
         hidden = self.kernel_predictor(features)
         biases = self.kernel_predictor.biases(hidden)
         matrices = zip(*self.kernel_predictor.matrices(), strict=True)
-        for conv, bias, matrix in zip(self.conv_blocks, biases, matrices, strict=True):
+        convs = cast(Iterable[nn.Sequential], self.conv_blocks)
+        for conv, bias, matrix in zip(convs, biases, matrices, strict=True):
             x = self.convolve(x, conv, hidden, matrix, bias)
         return x
 
@@ -229,7 +230,7 @@ def _around(
     x: Float[Tensor, "batch channel time"], conv: nn.Sequential, samples: slice
 ) -> Float[Tensor, "batch sample_and_2 channel"]:
     """The ``samples`` of ``conv`` of ``x`` and one more on each side, zero beyond the ends of ``x``."""
-    length, reach = x.shape[-1], conv[1].dilation[0]
+    length, reach = x.shape[-1], cast(Conv1d, conv[1]).dilation[0]
     first, last = max(0, samples.start - 1), min(length, samples.stop + 1)
     left, right = max(0, first - reach), min(length, last + reach)
     inner = conv(x[..., left:right])[..., first - left : last - left].transpose(1, 2)

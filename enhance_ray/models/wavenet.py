@@ -149,7 +149,7 @@ class VelocityField(nn.Module):
         assert self.end.bias is not None
         z = self.start(x).transpose(1, 2).contiguous()
         batch, frames, _ = z.shape
-        velocity = self.end.bias.expand(batch * frames, -1).contiguous()
+        velocity = self.end.bias.repeat(batch * frames, 1)  # it is written to
         half = math.sqrt(0.5)
         *others, last = self._layers()
         for layer, bias, condition in zip((*others, last), time_biases[:, :, None], conditions, strict=True):
@@ -158,7 +158,8 @@ class VelocityField(nn.Module):
             velocity.addmm_(gated, layer.skip)
             if layer is not last:
                 z.flatten(0, 1).addmm_(gated, layer.residual, beta=half, alpha=half)
-        return velocity.unflatten(0, (batch, frames)).transpose(1, 2)
+        by_row: Tensor = velocity.unflatten(0, (batch, frames))
+        return by_row.transpose(1, 2)
 
     def freeze(self, dtype: torch.dtype) -> None:
         """In float32 on a CPU, compute the same from matrices, with half of the operations.
