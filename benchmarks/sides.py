@@ -78,6 +78,7 @@ def compare(arguments: argparse.Namespace) -> None:
         else:
             row += f"| | | | {distance:.1e} |"
         print(row, flush=True)
+        pair.clear()  # two nets at a time are enough for most machines
     if set(speed.GFLOP_PER_SECOND) <= set(arguments.parts):
         before, now = total
         print(

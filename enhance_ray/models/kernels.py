@@ -45,12 +45,12 @@ def gate_in_place(
 ) -> Float[Tensor, "batch time channel"]:
     """`gate` in float32; ``hidden`` is written over.
 
-    tanh(x) = 2 sigmoid(2 x) - 1, and a CPU computes the sigmoid in a fifth of the time.
+    tanh(x) = 1 - 2 sigmoid(-2 x), and a CPU computes the sigmoid in a fifth of the time.
     """
     filtered, opening = hidden.add_(condition).chunk(2, dim=-1)
-    filtered.mul_(2)
+    filtered.mul_(-2)
     hidden.sigmoid_()
-    return filtered.mul_(2).sub_(1) * opening
+    return torch.addcmul(opening, filtered, opening, value=-2)
 
 
 def advance(
@@ -88,9 +88,9 @@ def modulate_in_place(
     """`modulate` in float32 with the sigmoid of `gate_in_place`; ``out`` is written over."""
     out = out.add_(bias[:, :, None]).flatten(1, 2)
     opening, filtered = out.chunk(2, dim=-1)
-    filtered.mul_(2)
+    filtered.mul_(-2)
     out.sigmoid_()
-    return torch.addcmul(x, opening, filtered, value=2).sub_(opening)
+    return (x + opening).addcmul_(filtered, opening, value=-2)
 
 
 def snake(

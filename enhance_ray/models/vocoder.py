@@ -27,7 +27,7 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.models import kernels
 from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, weight_norm
 
-_TILE = {"cpu": 1100}
+_TILE = {"cpu": 600}
 _TILE_ON_GPU = 2048
 """Most frames of one tile; margins of 36 come on top."""
 _KERNEL_FRAMES = {"cpu": 256}
@@ -205,7 +205,8 @@ class Block(nn.Module):
         caches = x.device.type == "cpu" and not torch.is_grad_enabled()
         piece = max(1, _CACHED_SAMPLES // self.hop) if caches else run
         frames = hidden.shape[-1]
-        outputs = []
+        signal = x.transpose(1, 2)
+        answer = torch.empty_like(signal)
         for start in range(0, frames, run):
             weights = self.kernel_predictor.kernels(hidden, *matrix, start, min(start + run, frames))
             for offset in range(0, weights.shape[1], piece):
@@ -213,8 +214,8 @@ class Block(nn.Module):
                 first, last = start + offset, start + offset + part.shape[1]
                 samples = slice(first * self.hop, last * self.hop)
                 out = location_variable_convolution(_around(x, conv, samples), part)
-                outputs.append(self._modulate(x.transpose(1, 2)[:, samples], out, bias[:, first:last]))
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).transpose(1, 2)
+                answer[:, samples] = self._modulate(signal[:, samples], out, bias[:, first:last])
+        return answer.transpose(1, 2)
 
     def compile_kernels(self) -> None:
         """Compile the gate (`kernels.compiled`)."""
