@@ -86,7 +86,8 @@ class Enhancer:
         self.net = net
         """The whole enhancer; None if the model is a denoiser alone."""
         if net is not None:
-            net.freeze(torch.bfloat16 if self.precision == "bf16" else torch.float32).to(self.device)
+            # Frozen where it runs: what is faster depends on the device.
+            net.to(self.device).freeze(torch.bfloat16 if self.precision == "bf16" else torch.float32)
             if compiled:
                 net.compile_kernels()
         self.denoiser = denoiser.eval().to(self.device)

@@ -92,6 +92,9 @@ class DenoiserConfig:
 class Denoiser(nn.Module):
     """Noisy waveform -> speech waveform, time-aligned."""
 
+    merge: Tensor
+    spread: Tensor
+
     def __init__(self, config: DenoiserConfig | None = None) -> None:
         """Build with random weights; ``config`` defaults to the original's sizes."""
         super().__init__()
@@ -192,6 +195,8 @@ class Denoiser(nn.Module):
 
     def _features(self, spectrum: Complex[Tensor, "batch freq frame"]) -> Float[Tensor, "batch 3 band frame"]:
         """What the net sees."""
+        if self.config.features == "compressed" and not torch.is_grad_enabled():
+            return self._merge(_compressed(spectrum))
         magnitude = spectrum.abs()
         # A bin of zero has phase 0, so (cos, sin) = (1, 0). So has one that is next to zero: the
         # reciprocal of a denormal number, which decaying filters leave behind, is infinite.
@@ -201,10 +206,11 @@ class Denoiser(nn.Module):
         if self.config.features == "compressed":
             magnitude = magnitude.pow(COMPRESSION)
             cos, sin = magnitude * cos, magnitude * sin
-        features = torch.stack([magnitude, cos, sin], dim=1)
-        if self.config.bands is None:
-            return features
-        return torch.einsum("kf,bcft->bckt", self.merge, features)
+        return self._merge(torch.stack([magnitude, cos, sin], dim=1))
+
+    def _merge(self, features: Float[Tensor, "batch 3 freq frame"]) -> Float[Tensor, "batch 3 band frame"]:
+        """The features of bins, for bands."""
+        return features if self.config.bands is None else self.merge @ features
 
     def neighbours(
         self, spectrum: Complex[Tensor, "batch freq frame"], kernel: Sequence[tuple[int, float]]
@@ -236,7 +242,7 @@ class Denoiser(nn.Module):
         """The maps of bands, for bins."""
         if self.config.bands is None:
             return maps
-        return torch.einsum("fk,bckt->bcft", self.spread, maps).float()
+        return (self.spread @ maps).float()
 
     def _filter(self, maps: Float[Tensor, "batch 3 freq frame"]) -> Complex[Tensor, "batch freq frame"]:
         """The complex factor of every bin."""
@@ -245,6 +251,18 @@ class Denoiser(nn.Module):
         # The epsilon inside the root is the original's: a turn near (0, 0) stays shorter than 1.
         mask = mask / (turn_cos.square() + turn_sin.square() + 1e-7).sqrt()
         return torch.complex(mask * turn_cos, mask * turn_sin)
+
+
+def _compressed(spectrum: Complex[Tensor, "batch freq frame"]) -> Float[Tensor, "batch 3 freq frame"]:
+    """Compressed features from energies, which is cheaper than from magnitudes.
+
+    Where a magnitude is below 1e-18, and far below what is heard, the features are smaller than they should
+    be: the power of zero would be infinite.
+    """
+    real, imag = spectrum.real, spectrum.imag
+    energy = real.square() + imag.square()
+    scale = energy.clamp_min(1e-36).pow_((COMPRESSION - 1) / 2)
+    return torch.stack([energy.sqrt_().mul_(scale), real * scale, imag * scale], dim=1)
 
 
 def _bounded(maps: Float[Tensor, "batch 6 band frame"]) -> list[Float[Tensor, "batch 2 band frame"]]:

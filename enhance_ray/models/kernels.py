@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,19 @@ def gate(
     """Of ``hidden + condition``, the tanh of half the channels times the sigmoid of the others. Spec 4.6."""
     filtered, opening = (hidden + condition).chunk(2, dim=-1)
     return filtered.tanh() * opening.sigmoid()
+
+
+def gate_in_place(
+    hidden: Float[Tensor, "batch time twice"], condition: Float[Tensor, "#batch time twice"]
+) -> Float[Tensor, "batch time channel"]:
+    """`gate` in float32; ``hidden`` is written over.
+
+    tanh(x) = 1 - 2 sigmoid(-2 x), and a CPU computes the sigmoid in a fifth of the time.
+    """
+    filtered, opening = hidden.add_(condition).chunk(2, dim=-1)
+    filtered.mul_(-2)
+    hidden.sigmoid_()
+    return torch.addcmul(opening, filtered, opening, value=-2)
 
 
 def advance(
@@ -64,6 +78,19 @@ def modulate(
     """``x`` plus sigmoid of the first half of ``out + bias`` times the tanh of the second. Spec 4.7."""
     opening, filtered = (out + bias[:, :, None]).flatten(1, 2).chunk(2, dim=-1)
     return x + opening.sigmoid() * filtered.tanh()
+
+
+def modulate_in_place(
+    x: Float[Tensor, "batch time channel"],
+    out: Float[Tensor, "batch frame hop twice"],
+    bias: Float[Tensor, "batch frame twice"],
+) -> Float[Tensor, "batch time channel"]:
+    """`modulate` in float32 with the sigmoid of `gate_in_place`; ``out`` is written over."""
+    out = out.add_(bias[:, :, None]).flatten(1, 2)
+    opening, filtered = out.chunk(2, dim=-1)
+    filtered.mul_(-2)
+    out.sigmoid_()
+    return (x + opening).addcmul_(filtered, opening, value=-2)
 
 
 def snake(
@@ -132,10 +159,15 @@ def _extend(x: Tensor, first: Tensor, last: Tensor, left: int, right: int) -> Te
 
 def _correlate(x: Tensor, weights: Tensor) -> Tensor:
     """Of the same ``weights`` with every channel, without padding."""
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # In one pass, which compiled sums are anyway.
+        channels = x.shape[-1]
+        picture = x.transpose(1, 2)[:, :, None]
+        return F.conv2d(picture, weights.expand(channels, 1, 1, -1), groups=channels)[:, :, 0].transpose(1, 2)
     length = x.shape[1] - len(weights) + 1
     total = x[:, :length] * weights[0]
     for tap in range(1, len(weights)):
-        total = torch.addcmul(total, x[:, tap : tap + length], weights[tap])
+        total.addcmul_(x[:, tap : tap + length], weights[tap])
     return total
 
 

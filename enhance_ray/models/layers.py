@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
+from enhance_ray.models import winograd
+
 Module = TypeVar("Module", bound=nn.Module)
 
 Total = Callable[[Tensor], Tensor]
@@ -44,7 +46,12 @@ class Freezable(Protocol):
 
 
 class Conv1d(nn.Conv1d):
-    """Length-preserving convolution; its input is cast to the type of its weights."""
+    """Length-preserving convolution; its input is cast to the type of its weights.
+
+    Frozen on a CPU in float32, it is computed as matrix products where these are faster.
+    """
+
+    tile_weights: Tensor | None
 
     def __init__(
         self,
@@ -73,13 +80,23 @@ class Conv1d(nn.Conv1d):
         self._reflect = reflect
         self._precise = precise
         self._is_frozen = False
+        self.register_buffer("tile_weights", None, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel_out time"]:
         """Convolve over time."""
+        if self.tile_weights is not None:
+            rows = winograd.convolve(x.transpose(1, 2), self.tile_weights, self.dilation[0])
+            return (rows if self.bias is None else rows.add_(self.bias)).transpose(1, 2)
         x = x.to(self.weight.dtype)
         if self._is_frozen:
             x = channels_innermost(x)
-        if self._reflect:
+            if self.kernel_size[0] == 1 and x.dtype == torch.float32 and x.device.type == "cpu":
+                # torch has no fast convolution of one tap for some small sizes.
+                return F.linear(x.transpose(1, 2), self.weight[..., 0], self.bias).transpose(1, 2)
+        if self._reflect and self._is_frozen:  # in the layout that it has
+            left, right = x[..., 1 : self._reach + 1].flip(-1), x[..., -self._reach - 1 : -1].flip(-1)
+            x = torch.cat([part.transpose(1, 2) for part in (left, x, right)], dim=1).transpose(1, 2)
+        elif self._reflect:
             x = F.pad(x, (self._reach, self._reach), mode="reflect")
         picture = F.conv2d(
             x[:, :, None],
@@ -97,6 +114,9 @@ class Conv1d(nn.Conv1d):
         self.weight.data = channels_innermost(self.weight.data.to(dtype))
         if self.bias is not None:
             self.bias.data = self.bias.data.to(dtype)
+        if not self._reflect and winograd.pays(self.weight):
+            self.tile_weights = winograd.transformed(self.weight.data)
+            del self.weight  # twice as many numbers have taken its place
 
 
 class GroupNorm(nn.GroupNorm):

@@ -86,6 +86,9 @@ class SourceFilterConfig:
 class SourceFilterVocoder(nn.Module):
     """Features (batch, feature, frame), a guide and noise to a waveform."""
 
+    merge_wide: Tensor
+    spread_wide: Tensor
+
     def __init__(self, features: int, mels: int, config: SourceFilterConfig) -> None:
         """Build for ``features`` channels and guides with mels of ``mels`` bands; it starts as the guide."""
         super().__init__()
@@ -105,7 +108,8 @@ class SourceFilterVocoder(nn.Module):
             _, spread = band_matrices(bins, config.bands)
             merge_wide, spread_wide = band_matrices(bins, _ENVELOPE_BANDS)
         self.register_buffer("spread", spread, persistent=False)  # follow from the config
-        self.register_buffer("smooth", spread_wide @ merge_wide, persistent=False)
+        self.register_buffer("merge_wide", merge_wide, persistent=False)
+        self.register_buffer("spread_wide", spread_wide, persistent=False)
 
     def forward(
         self,
@@ -159,7 +163,7 @@ class SourceFilterVocoder(nn.Module):
         rectified = guide.abs()
         made = self._spectrum(rectified)
         power = _power(torch.view_as_real(made))
-        envelope = torch.einsum("fk,bkt->bft", self.smooth, power).clamp_min(0)
+        envelope = (self.spread_wide @ (self.merge_wide @ power)).clamp_min(0)
         white = made / (envelope.sqrt() + _ENVELOPE_FLOOR)
         return [self._spectrum(guide), white, self._spectrum(noise.transpose(1, 2).flatten(1).to(guide))]
 
@@ -195,5 +199,7 @@ def _power(spectrum: Float[Tensor, "batch freq frame 2"]) -> Float[Tensor, "batc
 
 def _around(power: Float[Tensor, "batch freq frame"]) -> Float[Tensor, "batch freq frame"]:
     """The mean over a bin's neighbours."""
-    bins, frames = _NEIGHBOURS
-    return F.avg_pool2d(power, _NEIGHBOURS, 1, (bins // 2, frames // 2), count_include_pad=False)
+    # One axis after the other, which is the same: at the edges, too, each mean is over a rectangle.
+    for size in ((_NEIGHBOURS[0], 1), (1, _NEIGHBOURS[1])):
+        power = F.avg_pool2d(power, size, 1, (size[0] // 2, size[1] // 2), count_include_pad=False)
+    return power

@@ -28,9 +28,9 @@ from enhance_ray.models.layers import LEAKY_SLOPE, Conv1d, weight_norm
 from enhance_ray.settings.ranges import Count, NotEmpty, Whole
 from enhance_ray.settings.schema import settings
 
-_TILE = {"cpu": 512}
+_TILE = {"cpu": 600}
 _TILE_ON_GPU = 2048
-"""Frames of one tile; margins of 36 come on top."""
+"""Most frames of one tile; margins of 36 come on top."""
 _KERNEL_FRAMES = {"cpu": 128}
 _KERNEL_FRAMES_ON_GPU = 1024
 """Frames whose kernels are in memory at once."""
@@ -99,7 +99,8 @@ class Vocoder(nn.Module):
         frames = features.shape[-1]
         features = F.pad(features, (0, self.config.padding))
         if tile is None:
-            tile = features.shape[-1] if self.training else _TILE.get(features.device.type, _TILE_ON_GPU)
+            most = features.shape[-1] if self.training else _TILE.get(features.device.type, _TILE_ON_GPU)
+            tile = math.ceil(frames / math.ceil(frames / most))  # equal ones, for the sake of the margins
         return torch.cat(list(self._tiles(features, noise, frames, tile)), dim=-1)
 
     @property
@@ -164,8 +165,9 @@ class Block(nn.Module):
         hidden = self.kernel_predictor(features)
         biases = self.kernel_predictor.biases(hidden)
         matrices = zip(*self.kernel_predictor.matrices(), strict=True)
-        for conv, bias, matrix in zip(self.conv_blocks, biases, matrices, strict=True):
-            x = self.convolve(x, conv(x), hidden, matrix, bias)
+        convs = cast(Iterable[nn.Sequential], self.conv_blocks)
+        for conv, bias, matrix in zip(convs, biases, matrices, strict=True):
+            x = self.convolve(x, conv, hidden, matrix, bias)
         return x
 
     def upsample(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time_out"]:
@@ -176,32 +178,50 @@ class Block(nn.Module):
     def convolve(
         self,
         x: Float[Tensor, "batch channel time"],
-        inner: Float[Tensor, "batch channel time"],
+        conv: nn.Sequential,
         hidden: Float[Tensor, "batch hidden frame"],
         matrix: tuple[Tensor, Tensor],
         bias: Float[Tensor, "batch frame channel_out"],
     ) -> Float[Tensor, "batch channel time"]:
-        """``x`` plus what the location-variable convolution makes of ``inner``, gated, in runs of frames.
+        """``x`` plus what the location-variable convolution makes of ``conv`` of it, gated, by runs.
 
-        ``matrix`` and ``bias`` are one layer's of the kernel predictor.
+        The kernel predictor has ``matrix`` and ``bias`` for the layer.
         """
         run = _KERNEL_FRAMES.get(x.device.type, _KERNEL_FRAMES_ON_GPU)
+        caches = x.device.type == "cpu" and not torch.is_grad_enabled()
+        piece = max(1, _CACHED_SAMPLES // self.hop) if caches else run
         frames = hidden.shape[-1]
-        signal, padded = x.transpose(1, 2), F.pad(inner.transpose(1, 2), (0, 0, 1, 1))
-        outputs = []
+        signal = x.transpose(1, 2)
+        answer = torch.empty_like(signal)
         for start in range(0, frames, run):
-            stop = min(start + run, frames)
-            out = location_variable_convolution(
-                padded[:, start * self.hop : stop * self.hop + 2],
-                self.kernel_predictor.kernels(hidden, *matrix, start, stop),
-            )
-            samples = signal[:, start * self.hop : stop * self.hop]
-            outputs.append(self._modulate(samples, out, bias[:, start:stop]))
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).transpose(1, 2)
+            weights = self.kernel_predictor.kernels(hidden, *matrix, start, min(start + run, frames))
+            for offset in range(0, weights.shape[1], piece):
+                part = weights[:, offset : offset + piece]
+                first, last = start + offset, start + offset + part.shape[1]
+                samples = slice(first * self.hop, last * self.hop)
+                out = location_variable_convolution(_around(x, conv, samples), part)
+                answer[:, samples] = self._modulate(signal[:, samples], out, bias[:, first:last])
+        return answer.transpose(1, 2)
 
     def compile_kernels(self) -> None:
         """Compile the gate (`kernels.compiled`)."""
-        self._modulate = kernels.compiled(kernels.modulate)
+        self._modulate = kernels.compiled(self._modulate)
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """In float32, take the gate that writes over what it gates."""
+        if dtype == torch.float32:
+            self._modulate = kernels.modulate_in_place
+
+
+def _around(
+    x: Float[Tensor, "batch channel time"], conv: nn.Sequential, samples: slice
+) -> Float[Tensor, "batch sample_and_2 channel"]:
+    """The ``samples`` of ``conv`` of ``x`` and one more on each side, zero beyond the ends of ``x``."""
+    length, reach = x.shape[-1], cast(Conv1d, conv[1]).dilation[0]
+    first, last = max(0, samples.start - 1), min(length, samples.stop + 1)
+    left, right = max(0, first - reach), min(length, last + reach)
+    inner = conv(x[..., left:right])[..., first - left : last - left].transpose(1, 2)
+    return F.pad(inner, (0, 0, first - samples.start + 1, samples.stop + 1 - last))
 
 
 def location_variable_convolution(

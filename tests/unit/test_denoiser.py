@@ -194,3 +194,17 @@ def test_neighbours_of_a_steady_tone_are_the_tone_itself():
         likeness = (around[place] * spectrum[place].conj()).mean() / spectrum[place].abs().square().mean()
         assert likeness.real > least
         assert likeness.imag.abs() < 0.05
+
+
+def test_features_in_use_are_those_of_training_from_silence_to_full_scale():
+    denoiser = Denoiser(dataclasses.replace(SMALL, bands=None))
+    magnitudes = 10.0 ** torch.arange(-17, 3)
+    spectrum = torch.polar(
+        magnitudes.expand(1, 841, -1), torch.linspace(-3, 3, 841)[:, None].expand(1, -1, 20)
+    )
+    spectrum = torch.cat([torch.zeros(1, 841, 3, dtype=torch.complex64), spectrum], dim=-1)
+    trained = denoiser._features(spectrum)
+    with torch.inference_mode():
+        used = denoiser._features(spectrum)
+    torch.testing.assert_close(used[..., 3:], trained[..., 3:], rtol=1e-5, atol=1e-6)
+    assert not used[..., :3].any()

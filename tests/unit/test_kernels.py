@@ -27,6 +27,29 @@ def test_a_compiled_net_gives_the_same_sound_at_every_length(request):
         torch.testing.assert_close(fast(noisy, EnhanceOptions(nfe=4)), expected, atol=2e-5, rtol=0)
 
 
+def test_gates_that_write_over_their_input_are_the_gates():
+    generator = torch.Generator().manual_seed(0)
+    hidden, condition = (8 * torch.randn(2, 30, 14, generator=generator) for _ in range(2))
+    gated = kernels.gate(hidden, condition)
+    # A sigmoid's rounding, twice: 1.2e-7.
+    torch.testing.assert_close(kernels.gate_in_place(hidden, condition), gated, rtol=0, atol=3e-7)
+    x, out = torch.randn(2, 30, 7, generator=generator), 8 * torch.randn(2, 6, 5, 14, generator=generator)
+    bias = torch.randn(2, 6, 14, generator=generator)
+    modulated = kernels.modulate(x, out, bias)
+    torch.testing.assert_close(kernels.modulate_in_place(x, out, bias), modulated, rtol=0, atol=6e-7)
+
+
+def test_the_activation_is_the_same_with_and_without_gradients():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 50, 7, generator=generator)
+    frequency, amplitude = torch.rand(2, 7, generator=generator)
+    up, down = torch.rand(2, 12, generator=generator)
+    trained = kernels.snake(x, frequency, amplitude, up, down)
+    with torch.no_grad():
+        run = kernels.snake(x, frequency, amplitude, up, down)
+    torch.testing.assert_close(run, trained, rtol=1e-5, atol=1e-5)
+
+
 def test_where_nothing_compiles_the_function_is_used_as_it_is(monkeypatch, caplog):
     def fails(function):
         def call(*_):
