@@ -31,7 +31,7 @@ from enhance_ray.settings.schema import settings
 _TILE = {"cpu": 600}
 _TILE_ON_GPU = 2048
 """Most frames of one tile; margins of 36 come on top."""
-_KERNEL_FRAMES = {"cpu": 128}
+_KERNEL_FRAMES = {("cpu", torch.float32): 256, ("cpu", torch.bfloat16): 128}
 _KERNEL_FRAMES_ON_GPU = 1024
 """Frames whose kernels are in memory at once."""
 _CACHED_SAMPLES = 4096
@@ -187,7 +187,7 @@ class Block(nn.Module):
 
         The kernel predictor has ``matrix`` and ``bias`` for the layer.
         """
-        run = _KERNEL_FRAMES.get(x.device.type, _KERNEL_FRAMES_ON_GPU)
+        run = _KERNEL_FRAMES.get((x.device.type, x.dtype), _KERNEL_FRAMES_ON_GPU)
         caches = x.device.type == "cpu" and not torch.is_grad_enabled()
         piece = max(1, _CACHED_SAMPLES // self.hop) if caches else run
         frames = hidden.shape[-1]
