@@ -11,7 +11,7 @@ from enhance_ray.audio import decode
 from enhance_ray.errors import CheckpointError
 from enhance_ray.models import opinion, packaged
 from enhance_ray.settings.options import MODEL_RATE
-from enhance_ray.training.opinion import SECONDS, at_level, rate
+from enhance_ray.training.mos.clips import SECONDS, at_level, rate
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("kathleen_helicopter", "kerstin_rain_in_a_room", "gaelic_playground", "kathleen_chainsaw")
