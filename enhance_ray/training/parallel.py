@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+Progress = Callable[[int, int], None]
+"""Called with (done, all) after each file."""
 
 
 def in_order(
@@ -36,3 +39,16 @@ def in_order(
             yield from pool.map(function, items, chunksize=chunk)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def parallel_map(
+    function: Callable[[Any], Any], items: Sequence[Any], workers: int, progress: Progress | None
+) -> list[Any]:
+    """``[function(item) for item in items]`` over ``workers`` processes, in order."""
+    collected = []
+    with contextlib.closing(in_order(function, items, workers)) as results:
+        for result in results:
+            collected.append(result)
+            if progress:
+                progress(len(collected), len(items))
+    return collected
