@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from enhance_ray.cluster.bulk import listing
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk.identity import Fingerprint, open_job
+from enhance_ray.cluster.bulk.seen import Seen, digests_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
 from enhance_ray.errors import ConfigError
@@ -157,7 +159,7 @@ def test_s3_is_listed_by_pages_with_etags(s3):
 
 def test_small_jobs_get_parts_for_all_actors_and_large_files_parts_of_their_own():
     def part_sizes(sizes, **others):
-        found = iter([planning.Entry(str(n), size) for n, size in enumerate(sizes)])
+        found = iter([listing.Entry(str(n), size) for n, size in enumerate(sizes)])
         return [len(part) for part in planning._parts(found, settings("in", "out", **others))]
 
     assert part_sizes([1] * 100, actors=4) == [4] * 25
@@ -188,16 +190,16 @@ def test_an_output_keeps_its_inputs_name_where_the_format_stays():
 
 
 def test_a_digest_is_seen_once():
-    seen = planning._Seen()
+    seen = Seen()
     versions = [(str(n % 700), None) for n in range(1000)]
 
-    assert seen.add(planning._digests(versions)).sum() == 700
-    assert seen.add(planning._digests([("1", None), ("x", None), ("1", "etag")])).tolist() == [
+    assert seen.add(digests_of(versions)).sum() == 700
+    assert seen.add(digests_of([("1", None), ("x", None), ("1", "etag")])).tolist() == [
         False,
         True,
         True,
     ]
-    assert not seen.add(planning._digests(versions)).any()
+    assert not seen.add(digests_of(versions)).any()
 
 
 def test_a_job_with_another_fingerprint_is_refused_unless_it_is_new(tmp_path):
@@ -246,7 +248,7 @@ def test_a_budget_that_is_none_is_refused(wrong):
 def test_times_of_a_manifest_tell_versions(tmp_path):
     row = {"uri": "x.wav", "last_modified": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).isoformat()}
 
-    assert planning._entry(row, "row").etag == "2026-01-02T00:00:00+00:00"
+    assert listing._entry(row, "row").etag == "2026-01-02T00:00:00+00:00"
 
 
 def test_a_part_that_was_begun_and_reopened_on_s3_has_the_records_that_are_left(s3):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 pytest.importorskip("ray")
 
 from enhance_ray.audio import Patience
+from enhance_ray.cluster.bulk import listing, shards
 from enhance_ray.cluster.bulk import plan as planning
-from enhance_ray.cluster.bulk import shards
 from enhance_ray.cluster.bulk.names import path_of, storable
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState
@@ -74,7 +74,7 @@ def test_a_folder_of_any_names_is_planned_and_each_leads_back(tmp_path):
 def test_a_list_of_any_names_is_planned(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b"uri,output,show\n" + b"".join(b'"%s","out/%s",x\n' % (name, name) for name in RAW[:4]))
-    found = list(planning.entries(BulkConfig(input=str(path), output=str(tmp_path / "out"))))
+    found = list(listing.entries(BulkConfig(input=str(path), output=str(tmp_path / "out"))))
     assert [os.fsencode(path_of(entry.uri)) for entry in found] == RAW[:4]
     assert [os.fsencode(path_of(entry.output)) for entry in found] == [b"out/" + name for name in RAW[:4]]
     assert all(entry.uri.isprintable() for entry in found)
