@@ -40,7 +40,7 @@ import peers
 import soundfile
 
 from enhance_ray import evaluation, metrics
-from enhance_ray.evaluation import EvaluateConfig, Outcome, Row, SystemConfig, page, tables
+from enhance_ray.evaluation import EvaluateConfig, Row, Scored, SystemConfig, page, tables
 from enhance_ray.settings.options import EnhanceOptions
 
 ALL = "all"
@@ -81,7 +81,7 @@ def restore(data: Path, work: Path, name: str, plans: Sequence[mixtures.Plan]) -
     (folder / "about.json").write_text(json.dumps(about))
 
 
-def outcomes_of(settings: EvaluateConfig, jobs: int, label: str) -> list[Outcome]:
+def outcomes_of(settings: EvaluateConfig, jobs: int, label: str) -> list[Scored]:
     """All pairs scored, with a line of progress each on standard error."""
     settings = evaluation.resolve(settings)
     items = evaluation.plan(settings)
@@ -221,7 +221,7 @@ def _make_pairs(
     made.write_text(recipe)
 
 
-def _write_page(settings: EvaluateConfig, outcomes: Sequence[Outcome], path: Path, work: str) -> None:
+def _write_page(settings: EvaluateConfig, outcomes: Sequence[Scored], path: Path, work: str) -> None:
     settings = evaluation.resolve(settings)
     rows = [row for outcome in outcomes for row in outcome.rows]
     excerpts = page.listen(evaluation.scorer(settings, "cpu"), evaluation.plan(settings), rows)

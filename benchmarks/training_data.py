@@ -161,10 +161,10 @@ def local_feed(settings: TrainConfig, banks: Banks, arguments: argparse.Namespac
 
 def ray_feed(settings: TrainConfig, arguments: argparse.Namespace) -> Iterator[Batch]:
     from enhance_ray.cluster import session
-    from enhance_ray.cluster.data import DataConfig, Feed, corpus_for_workers
+    from enhance_ray.cluster.data import DataConfig, RayFeed, corpus_for_workers
 
     session.connect()
-    feed = Feed(
+    feed = RayFeed(
         corpus=corpus_for_workers(settings.corpus),
         examples=settings.examples,
         seed=1,

@@ -15,7 +15,7 @@ from enhance_ray.audio.covers import read_id3_tags
 from enhance_ray.audio.formats import MAX_SAMPLE, AudioInfo, Block
 from enhance_ray.audio.headers import TAGGED_BEFORE, end_of_id3, read_ogg_pages
 from enhance_ray.audio.libav import regroup
-from enhance_ray.audio.sources import Chain, Source, open_source
+from enhance_ray.audio.sources import BlockSource, ChainedSource, open_source
 from enhance_ray.audio.storage import CallbackFile, Patience, Window, open_input, read_error
 from enhance_ray.audio.wavs import read_chunks
 from enhance_ray.errors import AudioReadError
@@ -119,15 +119,15 @@ class Decoder:
         window: Any = Window(self._file, start, self._file.seek(0, os.SEEK_END) - start)
         self._file = CallbackFile(window, self._path, read_error)
 
-    def _open(self) -> Source:
+    def _open(self) -> BlockSource:
         if not self._file.seek(0, os.SEEK_END):
             raise AudioReadError(self._path, "it is empty (0 bytes)")
         self._leave_id3_out()
         try:
             links = find_links(self._file)
             self._file.seek(0)
-            source: Source = (
-                Chain(self._file, self._path, links, is_whole=True)
+            source: BlockSource = (
+                ChainedSource(self._file, self._path, links, is_whole=True)
                 if len(links) > 1
                 else open_source(self._file, self._path, self._track)
             )
@@ -176,7 +176,7 @@ class Decoder:
             self._on_damage(pages.fault)
         if len(pages.links) > 1:
             self._source.close()
-            self._source = Chain(self._file, self._path, pages.links, is_whole=pages.fault is None)
+            self._source = ChainedSource(self._file, self._path, pages.links, is_whole=pages.fault is None)
 
     def _pieces(self) -> Iterator[Block]:
         yield from self._source.pieces(self._on_damage)
@@ -184,7 +184,7 @@ class Decoder:
             # Where it ends is known when it was read; its library has read a little on.
             links = find_flacs(self._file, max(0, self._file.tell() - _READ_AHEAD))
             if links:
-                rest = Chain(self._file, self._path, links, is_whole=True, like=self.info)
+                rest = ChainedSource(self._file, self._path, links, is_whole=True, like=self.info)
                 try:
                     yield from rest.pieces(self._on_damage)
                 finally:

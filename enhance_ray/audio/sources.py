@@ -17,7 +17,7 @@ from enhance_ray.audio.storage import CallbackFile, Window, read_error
 from enhance_ray.errors import AudioReadError
 
 
-class Source(Protocol):
+class BlockSource(Protocol):
     info: AudioInfo
     remark: str | None
     """What is odd about the file, and does no harm."""
@@ -29,7 +29,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def open_source(file: CallbackFile, path: str, track: int | str | None = None) -> Source:
+def open_source(file: CallbackFile, path: str, track: int | str | None = None) -> BlockSource:
     """libsndfile where the content suits it, libav for the rest."""
     source = _opened_source(file, path, track)
     # A file with one sound has no choice, and often no language.
@@ -39,7 +39,7 @@ def open_source(file: CallbackFile, path: str, track: int | str | None = None) -
     return source
 
 
-def _opened_source(file: CallbackFile, path: str, track: int | str | None) -> Source:
+def _opened_source(file: CallbackFile, path: str, track: int | str | None) -> BlockSource:
     header = read_chunk_header(file, path)
     if header is not None:
         check_sense(path, header.sample_rate, header.channels)
@@ -59,7 +59,7 @@ def _opened_source(file: CallbackFile, path: str, track: int | str | None) -> So
     return LibavSource(file, path, track=track)
 
 
-class Chain:
+class ChainedSource:
     """Recordings of one file that stand one behind the other, of which libraries give the first, or less."""
 
     remark: str | None = None
@@ -86,7 +86,7 @@ class Chain:
             AudioReadError: one cannot be read, or they differ in what one output has one of.
         """
         stops = (*starts[1:], file.seek(0, os.SEEK_END))
-        self._links: list[Source] = []
+        self._links: list[BlockSource] = []
         for start, stop in zip(starts, stops, strict=True):
             window: Any = Window(file, start, stop - start)
             try:

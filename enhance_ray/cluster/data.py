@@ -54,7 +54,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feed:
+class RayFeed:
     """Batches of one worker (`training.loop.Feed`)."""
 
     corpus: CorpusConfig

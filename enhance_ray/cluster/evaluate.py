@@ -17,8 +17,8 @@ from ray.data import ActorPoolStrategy
 from enhance_ray import __version__, evaluation, report
 from enhance_ray.cluster.data import corpus_for_workers
 from enhance_ray.cluster.session import output_place, path_for_workers
-from enhance_ray.evaluation import EvaluateConfig, Item, Outcome, Row, Scorer, page
-from enhance_ray.evaluation.examples import Choice, Excerpt, excerpt
+from enhance_ray.evaluation import EvaluateConfig, Item, Row, Scored, Scorer, page
+from enhance_ray.evaluation.examples import Excerpt, ShownPair, excerpt
 from enhance_ray.settings.ranges import Count, NotNegative, Positive, Words
 from enhance_ray.settings.schema import settings
 
@@ -63,7 +63,9 @@ class _ScoringActor(_Actor):
 class _ListeningActor(_Actor):
     """What there is to hear of the pairs that the page shows, cut to what it shows."""
 
-    def __init__(self, config: EvaluateJobConfig, items: Sequence[Item], choices: Sequence[Choice]) -> None:
+    def __init__(
+        self, config: EvaluateJobConfig, items: Sequence[Item], choices: Sequence[ShownPair]
+    ) -> None:
         super().__init__(config, items)
         self.choices = choices
 
@@ -74,7 +76,7 @@ class _ListeningActor(_Actor):
         return {"id": row["id"], "systems": list(waveforms), "waveforms": np.stack(list(waveforms.values()))}
 
 
-def evaluate(config: EvaluateJobConfig) -> list[Outcome]:
+def evaluate(config: EvaluateJobConfig) -> list[Scored]:
     """What became of every pair, in their order; rows and page are written where `config.cluster` says.
 
     Raises:
@@ -88,7 +90,7 @@ def evaluate(config: EvaluateJobConfig) -> list[Outcome]:
     config = evaluation.resolve(_for_workers(config))
     items = evaluation.plan(config)
     outcomes = [
-        Outcome(items[answer["id"]], json.loads(answer["rows"]), answer["failed"] or None)
+        Scored(items[answer["id"]], json.loads(answer["rows"]), answer["failed"] or None)
         for answer in _share_out(config, items, _ScoringActor, (config, items))
     ]
     rows: list[Row] = [row for outcome in outcomes for row in outcome.rows]

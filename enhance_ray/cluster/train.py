@@ -31,7 +31,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor, nn
 
 from enhance_ray.audio import is_remote
-from enhance_ray.cluster.data import DataConfig, Feed, check_corpus, corpus_for_workers
+from enhance_ray.cluster.data import DataConfig, RayFeed, check_corpus, corpus_for_workers
 from enhance_ray.cluster.session import enter_job_folder, output_place, path_for_workers
 from enhance_ray.errors import ConfigError, EnhanceRayError
 from enhance_ray.settings import trees
@@ -257,7 +257,7 @@ def _train_on_worker(arguments: dict[str, Any]) -> EnhanceRayError | None:
     config = trees.from_tree(ClusterTrainConfig, arguments["config"])
     with tempfile.TemporaryDirectory(prefix="enhance-ray-") as folder:
         context = RayContext(arguments["storage"], Path(folder))
-        feed = Feed(
+        feed = RayFeed(
             corpus=config.corpus,
             examples=config.examples,
             seed=config.seed,

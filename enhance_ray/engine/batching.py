@@ -15,7 +15,7 @@ from enhance_ray.settings.options import EnhanceOptions
 Owner = TypeVar("Owner")
 
 
-class Model(Protocol):
+class RowModel(Protocol):
     """What runs batches: `Enhancer`."""
 
     def run(self, rows: Tensor, options: EnhanceOptions, starts: Sequence[int], cuts: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Batcher(Generic[Owner]):
     length. ``Owner`` is whatever the caller knows a recording by.
     """
 
-    def __init__(self, model: Model, options: EnhanceOptions, batch_size: int) -> None:
+    def __init__(self, model: RowModel, options: EnhanceOptions, batch_size: int) -> None:
         self._model = model
         self._options = options
         self._batch_size = batch_size

@@ -14,8 +14,8 @@
 Everything is compared on the same pairs, so that differences are of pairs, too.
 """
 
-from enhance_ray.evaluation.pairs import Example, Item, make, plan
-from enhance_ray.evaluation.scoring import Outcome, Row, Scorer, run, scorer, workplace
+from enhance_ray.evaluation.pairs import Item, SoundPair, make, plan
+from enhance_ray.evaluation.scoring import Row, Scored, Scorer, run, scorer, workplace
 from enhance_ray.evaluation.settings import Condition, EvaluateConfig, Mode, PageConfig, SystemConfig
 from enhance_ray.evaluation.systems import resolve
 from enhance_ray.evaluation.tables import means, save, table
@@ -23,13 +23,13 @@ from enhance_ray.evaluation.tables import means, save, table
 __all__ = [
     "Condition",
     "EvaluateConfig",
-    "Example",
     "Item",
     "Mode",
-    "Outcome",
     "PageConfig",
     "Row",
+    "Scored",
     "Scorer",
+    "SoundPair",
     "SystemConfig",
     "make",
     "means",

@@ -25,7 +25,7 @@ AUDIO_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ShownPair:
     """A pair to be shown."""
 
     condition: str
@@ -42,12 +42,12 @@ class Choice:
 class Excerpt(NamedTuple):
     """A part of a pair."""
 
-    choice: Choice
+    choice: ShownPair
     waveforms: Mapping[str, Waveform]
     """(time,) at `MODEL_RATE`, of equal length: "clean", then by system."""
 
 
-def choose(rows: Sequence[Row], metric: str | None, count: int) -> list[Choice]:
+def choose(rows: Sequence[Row], metric: str | None, count: int) -> list[ShownPair]:
     """``count`` pairs, evenly over the gain of the last system on the input: the best, the worst, between.
 
     Args:
@@ -75,7 +75,7 @@ def choose(rows: Sequence[Row], metric: str | None, count: int) -> list[Choice]:
         rank = f"{_word(place, len(ranked))} by the gain of {system} in {METRICS[name].title}"
         digits = METRICS[name].digits
         label = f"{rank}: {first:.{digits}f} to {last:.{digits}f} {METRICS[name].unit}".rstrip()
-        chosen.append(Choice(row["condition"], row["index"], row["name"], label))
+        chosen.append(ShownPair(row["condition"], row["index"], row["name"], label))
     return chosen
 
 
@@ -84,7 +84,7 @@ def _word(place: int, count: int) -> str:
     return f"{words.get(place, f'Number {place + 1}')} of {count}"
 
 
-def excerpt(choice: Choice, waveforms: Mapping[str, Waveform], seconds: float) -> Excerpt:
+def excerpt(choice: ShownPair, waveforms: Mapping[str, Waveform], seconds: float) -> Excerpt:
     """The ``seconds`` of ``waveforms`` in which most is said."""
     length = int(seconds * MODEL_RATE)
     energy = np.cumsum(np.pad(np.square(waveforms["clean"], dtype=np.float64), (1, 0)))

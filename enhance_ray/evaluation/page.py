@@ -18,7 +18,7 @@ from enhance_ray.evaluation import charts, examples, tables
 from enhance_ray.evaluation.examples import Excerpt
 from enhance_ray.evaluation.facts import FACTS
 from enhance_ray.evaluation.pairs import RESERVED, Item
-from enhance_ray.evaluation.scoring import Outcome, Row, Scorer
+from enhance_ray.evaluation.scoring import Row, Scored, Scorer
 from enhance_ray.evaluation.settings import INPUT, EvaluateConfig
 from enhance_ray.metrics import METRICS, Interval, Metric
 from enhance_ray.settings import trees
@@ -37,7 +37,7 @@ defined of a pair, or infinite, is left out of the means. Intervals hold 95 % of
 of the pairs."""
 
 
-def select(rows: Sequence[Row], settings: EvaluateConfig) -> list[examples.Choice]:
+def select(rows: Sequence[Row], settings: EvaluateConfig) -> list[examples.ShownPair]:
     """The pairs that the page is to show."""
     names = _charted(rows, settings)
     metric = settings.page.example_metric or (names[0] if names else None)
@@ -64,7 +64,7 @@ def write(path: str, text: str) -> None:
 
 
 def page(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Scored],
     settings: EvaluateConfig,
     excerpts: Sequence[Excerpt] = (),
     *,
@@ -111,7 +111,7 @@ def _charted(rows: Sequence[Row], settings: EvaluateConfig) -> list[str]:
 
 
 def _cards(
-    rows: Sequence[Row], failed: Sequence[Outcome], settings: EvaluateConfig
+    rows: Sequence[Row], failed: Sequence[Scored], settings: EvaluateConfig
 ) -> list[tuple[str, str, bool]]:
     inputs = [row for row in rows if row["system"] == INPUT]
     systems = [name for (name,) in tables.grouped(rows, "system") if name != INPUT]
@@ -273,7 +273,7 @@ def _table(
     )
 
 
-def _failures(failed: Sequence[Outcome]) -> str:
+def _failures(failed: Sequence[Scored]) -> str:
     entries = "".join(
         f"<li><code>{escape(outcome.item.name)}</code>: {escape(outcome.failed or '')}</li>"
         for outcome in failed[:FAILURES]

@@ -43,7 +43,7 @@ RESERVED = ("condition", "index", "name", "system", "seconds", "rtf", *METRICS)
 _NAMED = 5
 
 
-class Example(NamedTuple):
+class SoundPair(NamedTuple):
     """What goes in, and what should come out."""
 
     degraded: Waveform
@@ -71,7 +71,7 @@ class Item:
 class Pair(NamedTuple):
     """An item that was read."""
 
-    example: Example
+    example: SoundPair
     """At `MODEL_RATE`."""
     enhanced: Mapping[str, Waveform]
     """(time,) each, by name of the system."""
@@ -127,7 +127,7 @@ def read(item: Item, config: EvaluateConfig, banks: Banks | None) -> Pair:
         example = make(banks, config, item.condition, item.index)
     else:
         clean, noisy, *made = _read_alike([item.clean, item.noisy, *item.enhanced.values()])
-        example = Example(noisy, clean)
+        example = SoundPair(noisy, clean)
         enhanced = dict(zip(item.enhanced, made, strict=True))
     measured = facts.measure(example.degraded, example.reference, MODEL_RATE, known=item.known)
     order = [*facts.FACTS, *(name for name in item.known if name not in facts.FACTS)]
@@ -135,7 +135,7 @@ def read(item: Item, config: EvaluateConfig, banks: Banks | None) -> Pair:
     return Pair(example, enhanced, {name: both[name] for name in order})
 
 
-def make(banks: Banks, config: EvaluateConfig, condition: Condition | str, index: int) -> Example:
+def make(banks: Banks, config: EvaluateConfig, condition: Condition | str, index: int) -> SoundPair:
     """Example ``index`` of a condition of the corpus."""
     recipe = ExampleConfig(
         crop_seconds=config.seconds,
@@ -148,7 +148,7 @@ def make(banks: Banks, config: EvaluateConfig, condition: Condition | str, index
     degraded = drawn.target if condition == "narrow" else drawn.noisy
     if condition != "noisy":
         degraded = limit_bandwidth(degraded, MODEL_RATE, NARROW_RATE)
-    return Example(degraded, drawn.target)
+    return SoundPair(degraded, drawn.target)
 
 
 def _listed(folder: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ rtf, and what is known of the pair."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Scored:
     """What became of a pair."""
 
     item: Item
@@ -50,7 +50,7 @@ class Scorer:
         self._systems = Systems(config, device)
         self._banks = load_banks(config.corpus, "valid") if config.clean is None else None
 
-    def __call__(self, item: Item) -> Outcome:
+    def __call__(self, item: Item) -> Scored:
         """Score what every system makes of a pair.
 
         Raises:
@@ -59,7 +59,7 @@ class Scorer:
         try:
             pair = pairs.read(item, self.config, self._banks)
         except (AudioError, ConfigError) as error:  # one bad pair costs the others nothing
-            return Outcome(item, [], str(error))
+            return Scored(item, [], str(error))
         rows = []
         reference = pair.example.reference
         for heard in self._systems(pair):
@@ -76,7 +76,7 @@ class Scorer:
                     **pair.facts,
                 }
             )
-        return Outcome(item, rows)
+        return Scored(item, rows)
 
     def hear(self, item: Item) -> Mapping[str, Waveform]:
         """What there is to hear of a pair that can be read: "clean", and what each system makes of it."""
@@ -88,7 +88,7 @@ class Scorer:
 
 def run(
     config: EvaluateConfig, items: Sequence[Item], *, device: str = "auto", jobs: int = 1
-) -> Generator[Outcome]:
+) -> Generator[Scored]:
     """Score ``items``, in their order.
 
     Args:
@@ -106,7 +106,7 @@ def run(
     yield from in_order(functools.partial(_score, config, device), items, jobs)
 
 
-def _score(config: EvaluateConfig, device: str, item: Item) -> Outcome:
+def _score(config: EvaluateConfig, device: str, item: Item) -> Scored:
     return scorer(config, device)(item)
 
 

@@ -23,7 +23,7 @@ from enhance_ray.settings.options import MODEL_RATE, EnhanceOptions
 Settings = TypeVar("Settings", bound=EvaluateConfig)
 
 
-class Heard(NamedTuple):
+class SystemOutput(NamedTuple):
     """What a system makes of a pair."""
 
     system: str
@@ -128,15 +128,15 @@ class Systems:
                 # What a first call sets up is no part of any real-time factor.
                 _timed(enhancer, np.zeros(MODEL_RATE // 2, np.float32), options)
 
-    def __call__(self, pair: Pair) -> Iterator[Heard]:
+    def __call__(self, pair: Pair) -> Iterator[SystemOutput]:
         """What each makes of ``pair``, the input itself first."""
-        yield Heard(INPUT, pair.example.degraded, math.nan)
+        yield SystemOutput(INPUT, pair.example.degraded, math.nan)
         for system in self._systems:
             if system.model is None:
-                yield Heard(system.name, pair.enhanced[system.name], math.nan)
+                yield SystemOutput(system.name, pair.enhanced[system.name], math.nan)
             else:
                 enhancer, options = self._enhancers[system.model], system.resolved
-                yield Heard(system.name, *_timed(enhancer, pair.example.degraded, options))
+                yield SystemOutput(system.name, *_timed(enhancer, pair.example.degraded, options))
 
 
 def _timed(enhancer: Enhancer, waveform: Waveform, options: EnhanceOptions) -> tuple[Waveform, float]:

@@ -175,7 +175,7 @@ def vocoder_step(
     """
     noisy, clean = normalise_peak(noisy), normalise_peak(clean)
     with torch.no_grad():
-        denoised, start, conditioning = way_in(net, noisy, prior, temperature)
+        denoised, start, conditioning = flow_inputs(net, noisy, prior, temperature)
         latent = net.flow.sample(start, conditioning, solver="midpoint", nfe=nfe)
         features = net.autoencoder.decode(latent / net.config.latent_scale)
     guide = normalise_peak(denoised)[:, : features.shape[-1] * net.hop]
@@ -223,7 +223,7 @@ class FlowDraws(NamedTuple):
     """Standard normal, around the path."""
 
 
-def way_in(
+def flow_inputs(
     net: EnhancerNet,
     noisy: Float[Tensor, "batch time"],
     prior: Float[Tensor, "batch latent frame"],
@@ -261,7 +261,7 @@ def distil_step(
     """
     noisy = normalise_peak(noisy)
     with torch.no_grad():
-        denoised, start, conditioning = way_in(net, noisy, draws.prior, draws.temperature)
+        denoised, start, conditioning = flow_inputs(net, noisy, draws.prior, draws.temperature)
         end = teacher.sample(start, conditioning, solver=solver, nfe=nfe)
     loss = net.flow.loss(start, end, conditioning, uniform=draws.time, noise=draws.path)
     return StepResult(loss, {"distil_l1": loss.detach()}, denoised)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from enhance_ray.cluster.bulk.feed import Feed, Part, Task
+from enhance_ray.cluster.bulk.feed import FileTask, Part, TaskFeed
 from enhance_ray.cluster.bulk.ledger import Closed, Ledger, Opened
 from enhance_ray.files import Job
 from enhance_ray.records import Record
@@ -100,7 +100,7 @@ class Announced:
 
 def part_of(*names, alone=(), name="p"):
     part = Part(name, iter(()))
-    part.tasks = iter([Task(Job(n, f"out-{n}"), part, n, alone=n in alone) for n in names])
+    part.tasks = iter([FileTask(Job(n, f"out-{n}"), part, n, alone=n in alone) for n in names])
     return part
 
 
@@ -111,7 +111,7 @@ def answer(feed, name):
 
 def test_files_are_announced_before_they_are_opened_and_a_part_hears_of_its_end():
     announced = Announced()
-    feed = Feed(announced)
+    feed = TaskFeed(announced)
     part = part_of("a", "b")
     feed.add(part)
 
@@ -129,7 +129,7 @@ def test_files_are_announced_before_they_are_opened_and_a_part_hears_of_its_end(
 
 
 def test_a_suspect_waits_until_nothing_is_open_and_nothing_opens_beside_it():
-    feed = Feed(Announced())
+    feed = TaskFeed(Announced())
     feed.add(part_of("a", "suspect", "b", alone={"suspect"}))
     given = queue.SimpleQueue()
 
@@ -148,7 +148,7 @@ def test_a_suspect_waits_until_nothing_is_open_and_nothing_opens_beside_it():
 
 
 def test_a_closed_feed_ends_even_for_who_waits():
-    feed = Feed(Announced())
+    feed = TaskFeed(Announced())
     ended = threading.Event()
 
     def take():

@@ -2,7 +2,7 @@
 
 import torch
 
-from enhance_ray.cluster.data import DataConfig, Feed
+from enhance_ray.cluster.data import DataConfig, RayFeed
 from enhance_ray.training.examples import ExampleConfig, Examples, batches, load_banks
 
 EXAMPLES = ExampleConfig(crop_seconds=0.3, crops_per_clip=2)
@@ -10,7 +10,7 @@ EXAMPLES = ExampleConfig(crop_seconds=0.3, crops_per_clip=2)
 
 def feed(corpus, **changes):
     settings = {"batch_size": 2, "rank": 0, "world_size": 1, "data": DataConfig(tasks=2)}
-    return Feed(corpus=corpus, examples=EXAMPLES, seed=3, **{**settings, **changes})
+    return RayFeed(corpus=corpus, examples=EXAMPLES, seed=3, **{**settings, **changes})
 
 
 def test_batches_are_those_of_a_loop_on_one_machine_in_their_order(ray_cluster, corpus):

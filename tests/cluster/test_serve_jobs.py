@@ -48,7 +48,7 @@ def replica(tmp_path, monkeypatch):
 
 
 def order(*names, **others):
-    pairs = [jobs.Pair(input=f"{SHOWS}{name}.wav", output=f"{SHOWS}{name}.flac") for name in names]
+    pairs = [jobs.RecordingPaths(input=f"{SHOWS}{name}.wav", output=f"{SHOWS}{name}.flac") for name in names]
     return jobs.Order(recordings=pairs, replace=True, **others)
 
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from enhance_ray.evaluation import EvaluateConfig, Item, Outcome, SystemConfig, charts, examples, page
+from enhance_ray.evaluation import EvaluateConfig, Item, Scored, SystemConfig, charts, examples, page
 from enhance_ray.settings.options import MODEL_RATE
 
 SYSTEMS = ("input", "denoise", "<b>other</b>")
@@ -37,14 +37,14 @@ def outcome(condition, index, pesq, **known):
         }
         for system, score in zip(SYSTEMS, pesq, strict=True)
     ]
-    return Outcome(item, rows)
+    return Scored(item, rows)
 
 
 OUTCOMES = [
     outcome("rain", 0, (1.0, 2.0, 2.5), snr_db=0.0, t60=0.3, voice="ann"),
     outcome("rain", 1, (1.5, 2.0, 2.7), snr_db=5.0, t60=0.3, voice="ben & co"),
     outcome("fan", 2, (2.0, 3.0, 2.9), snr_db=5.0, t60=0.3, voice="ann"),
-    Outcome(Item(index=3, name="gone<i>", condition="fan"), [], "cannot read gone<i>.wav: it has no samples"),
+    Scored(Item(index=3, name="gone<i>", condition="fan"), [], "cannot read gone<i>.wav: it has no samples"),
 ]
 ROWS = [row for outcome in OUTCOMES for row in outcome.rows]
 
@@ -195,7 +195,7 @@ def test_examples_are_the_best_the_median_and_the_worst(read):
 def test_an_excerpt_is_where_most_is_said_and_the_same_of_all():
     clean = np.zeros(4 * MODEL_RATE, np.float32)
     clean[2 * MODEL_RATE : 3 * MODEL_RATE] = 0.5
-    choice = examples.Choice("all", 0, "a", "")
+    choice = examples.ShownPair("all", 0, "a", "")
     cut = examples.excerpt(choice, {"clean": clean, "input": np.arange(clean.size)}, 1.0).waveforms
     assert cut["clean"].min() == 0.5
     assert cut["input"][0] == 2 * MODEL_RATE and cut["input"].size == MODEL_RATE

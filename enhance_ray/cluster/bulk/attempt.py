@@ -44,7 +44,7 @@ class Leases(Protocol):
         """Give the lease back."""
 
 
-class Work(Protocol):
+class PartWork(Protocol):
     """Files of a part on their way."""
 
     is_complete: bool
@@ -61,7 +61,7 @@ def attempt_part(
     part: str,
     state: JobState,
     leases: Leases,
-    begin_work: Callable[[str, list[Row], Assignment], Work],
+    begin_work: Callable[[str, list[Row], Assignment], PartWork],
     flush_seconds: float,
 ) -> bool:
     """Do what is left of ``part``, and commit it.

@@ -64,7 +64,7 @@ class Outcome:
     """Of them, new or changed since the last run."""
     parts_left: int
     """Of the manifest, unfinished."""
-    report: summary.Totals | None
+    report: summary.JobTotals | None
     """Over all records of the job, those of earlier runs included; None where the run was interrupted."""
     place: str
     """Folder with manifest, records and report."""

@@ -21,7 +21,7 @@ _ANNOUNCED_BYTES = 32_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
+class FileTask:
     """One file to do."""
 
     job: Job
@@ -40,8 +40,8 @@ class Part:
     """Files that are done together, as they come out of an iterator."""
 
     name: str
-    tasks: Iterator[Task]
-    answers: queue.SimpleQueue[tuple[Task, Record] | BaseException | None] = field(
+    tasks: Iterator[FileTask]
+    answers: queue.SimpleQueue[tuple[FileTask, Record] | BaseException | None] = field(
         default_factory=queue.SimpleQueue
     )
     """A record each, in the order of completion; None when there are no more files; an error where the engine
@@ -50,10 +50,10 @@ class Part:
     """Files that came out so far; all, once None is in `answers`."""
 
 
-class Feed(Iterator[Job]):
+class TaskFeed(Iterator[Job]):
     """An endless iterator of jobs. `files.enhance_files` has one thread at a time in it."""
 
-    def __init__(self, announce: Callable[[Sequence[Task]], None]) -> None:
+    def __init__(self, announce: Callable[[Sequence[FileTask]], None]) -> None:
         """Make an empty one.
 
         Args:
@@ -62,9 +62,9 @@ class Feed(Iterator[Job]):
         self._announce = announce
         self._changed = threading.Condition()
         self._parts: deque[Part] = deque()
-        self._open: dict[str, deque[Task]] = {}  # by input; two versions of one may be open
-        self._ready: deque[Task] = deque()  # announced
-        self._held: Task | None = None  # has to wait until nothing is open
+        self._open: dict[str, deque[FileTask]] = {}  # by input; two versions of one may be open
+        self._ready: deque[FileTask] = deque()  # announced
+        self._held: FileTask | None = None  # has to wait until nothing is open
         self._is_closed = False
 
     def add(self, part: Part) -> None:
@@ -79,12 +79,12 @@ class Feed(Iterator[Job]):
             self._is_closed = True
             self._changed.notify_all()
 
-    def task_of(self, record: Record) -> Task:
+    def task_of(self, record: Record) -> FileTask:
         """The open file that ``record`` is about."""
         with self._changed:
             return self._open[record.input][0]
 
-    def answer(self, task: Task, record: Record) -> None:
+    def answer(self, task: FileTask, record: Record) -> None:
         """Pass on what became of a file. Another one may be opened at once."""
         with self._changed:
             tasks = self._open[record.input]
@@ -110,7 +110,7 @@ class Feed(Iterator[Job]):
             self._open.setdefault(task.job.input, deque()).append(task)
         return task.job
 
-    def _next(self) -> Task | None:
+    def _next(self) -> FileTask | None:
         if not self._wait(lambda: not self._alone_is_open()):
             return None
         if not self._ready and self._held is None:
@@ -138,7 +138,7 @@ class Feed(Iterator[Job]):
         if self._ready:
             self._announce(list(self._ready))
 
-    def _pull(self, *, wait: bool) -> Task | None:
+    def _pull(self, *, wait: bool) -> FileTask | None:
         while True:
             if wait and not self._wait(lambda: bool(self._parts)):
                 return None

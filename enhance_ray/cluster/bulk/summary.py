@@ -59,7 +59,7 @@ class _Spread:
 
 
 @dataclass(kw_only=True, slots=True)
-class Totals:
+class JobTotals:
     """A job in numbers."""
 
     done: int = 0
@@ -91,7 +91,7 @@ class Totals:
 class _Sums:
     """Everything that the page shows."""
 
-    totals: Totals = field(default_factory=Totals)
+    totals: JobTotals = field(default_factory=JobTotals)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
     slowest: list[tuple[float, str, float, float]] = field(default_factory=list)
@@ -104,7 +104,7 @@ class _Sums:
     guard: report.GuardTally = field(default_factory=report.GuardTally)
 
 
-def write(settings: BulkConfig, state: JobState) -> Totals:
+def write(settings: BulkConfig, state: JobState) -> JobTotals:
     """Add up the records of a job and the usage of its runs; write `report.json` and `report.html`."""
     sums = _Sums()
     names = sorted(state.finished())
@@ -179,7 +179,7 @@ def _sum(column: Any) -> float:
     return float(pc.sum(column).as_py() or 0)
 
 
-def _add_usage(totals: Totals, settings: BulkConfig, state: JobState) -> dict[str, float]:
+def _add_usage(totals: JobTotals, settings: BulkConfig, state: JobState) -> dict[str, float]:
     """Take in what the runs used; seconds that each actor was there."""
     seconds: dict[str, float] = {}
     for name in state.folder.names("runs"):
@@ -250,7 +250,7 @@ def _page(settings: BulkConfig, sums: _Sums, usage: Mapping[str, float]) -> str:
     )
 
 
-def _stage_table(totals: Totals) -> str:
+def _stage_table(totals: JobTotals) -> str:
     explained = {
         "decode": "reading and decoding",
         "prepare": "resampling, levels, joining",

@@ -31,7 +31,7 @@ from ray.util.metrics import Counter, Gauge
 from enhance_ray.audio import Patience
 from enhance_ray.cluster.bulk import shards
 from enhance_ray.cluster.bulk.attempt import Row, attempt_part
-from enhance_ray.cluster.bulk.feed import Feed, Part, Task
+from enhance_ray.cluster.bulk.feed import FileTask, Part, TaskFeed
 from enhance_ray.cluster.bulk.ledger import Assignment, Closed, Count, Opened, Order
 from enhance_ray.cluster.bulk.names import path_of, storable
 from enhance_ray.cluster.bulk.plan import output_of
@@ -82,7 +82,7 @@ class Worker:
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._patience = Patience(settings.patience_seconds)
         self._leases = _Leases(ledger, self._name, self._patience, self._stop)
-        self._feed = Feed(self._leases.open)
+        self._feed = TaskFeed(self._leases.open)
         self._lock = threading.Lock()
         self._moved = time.monotonic()
         self._stopping = threading.Event()
@@ -198,13 +198,13 @@ class _Leases:
         self._open: dict[tuple[str, str], Opened] = {}
         self._closed: list[Closed] = []
 
-    def open(self, tasks: Sequence[Task]) -> None:
+    def open(self, tasks: Sequence[FileTask]) -> None:
         """Tell of files before they are opened."""
         with self._lock:
             self._open |= {(t.part.name, t.name): Opened(t.part.name, t.name, t.alone) for t in tasks}
         self.check()
 
-    def close(self, task: Task, *, failed: bool) -> None:
+    def close(self, task: FileTask, *, failed: bool) -> None:
         """Note that there is a record of a file."""
         with self._lock:
             self._open.pop((task.part.name, task.name), None)
@@ -309,14 +309,14 @@ class _PartWork:
         for shard in self._shards.values():
             shard.close()
 
-    def _take(self, task: Task, record: Record) -> list[Row]:
+    def _take(self, task: FileTask, record: Record) -> list[Row]:
         if isinstance(task.about, dict):
             return [self._row(task.about, record)]
         shard, member = task.about
         shard.take(member, record)
         return []
 
-    def _tasks(self) -> Iterator[Task]:
+    def _tasks(self) -> Iterator[FileTask]:
         """In the order of the rows, those that are to run alone at the end."""
         alone = []
         for row in self._rows:
@@ -329,14 +329,14 @@ class _PartWork:
                 continue
             extension = output_extension(uri, self._settings.options.format)
             job = Job(path_of(uri), self._output(row, extension))
-            task = Task(job, self.part, uri, row["bytes"] or 0, uri in self._assignment.suspects, row)
+            task = FileTask(job, self.part, uri, row["bytes"] or 0, uri in self._assignment.suspects, row)
             if task.alone:
                 alone.append(task)
             else:
                 yield task
         yield from alone
 
-    def _shard_tasks(self, row: dict[str, Any]) -> Iterator[Task]:
+    def _shard_tasks(self, row: dict[str, Any]) -> Iterator[FileTask]:
         uri = row["uri"]
         shard = self._shards[uri] = _Shard(row)
         try:
@@ -351,7 +351,7 @@ class _PartWork:
                 output = shards.output_path(member, self._settings.options.format)
                 size = member.path.stat().st_size
                 job = Job(str(member.path), str(output))
-                yield Task(job, self.part, name, size, name in self._assignment.suspects, (shard, member))
+                yield FileTask(job, self.part, name, size, name in self._assignment.suspects, (shard, member))
         except AudioError as error:
             shard.error = error
         shard.is_whole = True

@@ -58,7 +58,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class Pair(_Strict):
+class RecordingPaths(_Strict):
     """A recording and where its answer goes."""
 
     input: str = Field(max_length=2000, examples=["s3://shows/raw/episode-1.mp3"])
@@ -69,7 +69,7 @@ class Order(_Strict):
     """What a job is to do."""
 
     mode: Mode = "denoise"
-    recordings: list[Pair] = Field(min_length=1)
+    recordings: list[RecordingPaths] = Field(min_length=1)
     options: dict[str, JsonValue] = Field(default_factory=dict, examples=[{"loudness": -16}])
     """Those of `EnhanceOptions`."""
     replace: bool = False
@@ -79,7 +79,7 @@ class Order(_Strict):
     again, and makes no second job."""
 
 
-class Recording(Pair):
+class Recording(RecordingPaths):
     """A recording of a job, and how far it is."""
 
     status: Literal["waiting", "running", "done", "failed"] = "waiting"
@@ -103,7 +103,7 @@ class Recording(Pair):
     loudness_out: float | None = None
 
 
-class Job(BaseModel):
+class JobReport(BaseModel):
     """A job, and how far it is."""
 
     id: str
@@ -155,7 +155,7 @@ class _Cancelled(Exception):  # noqa: N818 - ends a recording, is no error
 class _Running:
     """An open job in this process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: JobReport) -> None:
         self.job = job
         self.cancelled = threading.Event()
         self.writing = threading.Lock()
@@ -180,7 +180,7 @@ class JobsDeployment:
             if name in deleted:
                 self._folder.remove(f"open/{name}")
                 continue
-            running = _Running(Job.model_validate_json(self._folder.read(f"open/{name}")))
+            running = _Running(JobReport.model_validate_json(self._folder.read(f"open/{name}")))
             self._running[running.job.id] = running
             running.kept.set_result(None)
             self._begin(running)
@@ -196,7 +196,7 @@ class JobsDeployment:
                 self._folder.remove(f"deleted/{name}")
         return kept
 
-    async def submit(self, order: Order) -> Job:
+    async def submit(self, order: Order) -> JobReport:
         """Take a job.
 
         Raises:
@@ -205,7 +205,7 @@ class JobsDeployment:
         """
         return await self._aside(self._submit, order)
 
-    async def look(self, name: str) -> Job:
+    async def look(self, name: str) -> JobReport:
         """How far a job is.
 
         Raises:
@@ -232,7 +232,7 @@ class JobsDeployment:
                 503, "unavailable", "the storage of jobs does not answer; try again"
             ) from error
 
-    def _submit(self, order: Order) -> Job:
+    def _submit(self, order: Order) -> JobReport:
         limits = self._settings.jobs
         if len(order.recordings) > limits.recordings:
             raise RequestError(413, "too_many", f"a job may have {limits.recordings} recordings")
@@ -244,7 +244,7 @@ class JobsDeployment:
             outputs.append(check_uri(pair.output, limits.prefixes))
         if len(set(outputs) - {pair.input for pair in order.recordings}) < len(outputs):
             raise RequestError(409, "output_clash", "an output is named twice, or is an input too")
-        job = Job(
+        job = JobReport(
             id=order.id or secrets.token_urlsafe(12),
             created=datetime.now(UTC),
             mode=order.mode,
@@ -292,7 +292,7 @@ class JobsDeployment:
         if not {recording.output for recording in others}.isdisjoint(outputs):
             raise RequestError(409, "output_clash", "another job is about to write one of the outputs")
 
-    def _look(self, name: str) -> Job:
+    def _look(self, name: str) -> JobReport:
         with self._lock:
             if name in self._running:
                 return self._running[name].job
@@ -300,9 +300,9 @@ class JobsDeployment:
             raise _no_such_job()
         return ended
 
-    def _ended(self, name: str) -> Job | None:
+    def _ended(self, name: str) -> JobReport | None:
         try:
-            return Job.model_validate_json(self._folder.read(f"done/{_file(name)}"))
+            return JobReport.model_validate_json(self._folder.read(f"done/{_file(name)}"))
         except FileNotFoundError:
             return None
 
@@ -417,14 +417,14 @@ class JobsDeployment:
                 self._running.pop(job.id, None)
 
 
-def _same(known: Job, asked: Job) -> Job:
+def _same(known: JobReport, asked: JobReport) -> JobReport:
     """``known``, if it is what is asked for.
 
     Raises:
         RequestError: it is another job of that name.
     """
 
-    def order(job: Job) -> Any:
+    def order(job: JobReport) -> Any:
         return job.mode, job.options, [(each.input, each.output) for each in job.recordings]
 
     if order(known) != order(asked):

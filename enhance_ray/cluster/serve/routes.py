@@ -20,7 +20,7 @@ from enhance_ray import __version__
 from enhance_ray.audio.streaming import STREAMED
 from enhance_ray.cluster.serve import reading, refusals
 from enhance_ray.cluster.serve.api import Ingress
-from enhance_ray.cluster.serve.jobs import Job, Order
+from enhance_ray.cluster.serve.jobs import JobReport, Order
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.settings.options import EnhanceOptions
 from enhance_ray.settings.schema import adapter
@@ -119,16 +119,16 @@ def _add_jobs(api: FastAPI, ingress: Ingress) -> None:
         return {"tags": ["jobs"], "responses": _responses(401, 503, *statuses)}
 
     @api.post("/v1/jobs", status_code=202, **described(400, 409, 413, 422))
-    async def submit(order: Order, request: Request, response: Response) -> Job:
+    async def submit(order: Order, request: Request, response: Response) -> JobReport:
         """Restore recordings that are longer than a request may be: URIs in, URIs out."""
-        job: Job = await ingress.ask_jobs(request, "submit", order)
+        job: JobReport = await ingress.ask_jobs(request, "submit", order)
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return job
 
     @api.get("/v1/jobs/{name}", **described(404))
-    async def look(name: str, request: Request) -> Job:
+    async def look(name: str, request: Request) -> JobReport:
         """How far a job is."""
-        job: Job = await ingress.ask_jobs(request, "look", name)
+        job: JobReport = await ingress.ask_jobs(request, "look", name)
         return job
 
     @api.delete("/v1/jobs/{name}", status_code=204, **described(404))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from enhance_ray.models import packaged
 from enhance_ray.training.activity.evaluation import evaluate
-from enhance_ray.training.activity.examples import Banks
+from enhance_ray.training.activity.examples import ActivityBanks
 from enhance_ray.training.activity.fitting import Features, train
 from enhance_ray.training.bank import load_bank
 from enhance_ray.training.corpus import load_rirs
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _banks(args: argparse.Namespace, split: Split) -> Banks:
+def _banks(args: argparse.Namespace, split: Split) -> ActivityBanks:
     whole = args.valid_music if split == "valid" else []
     noise = [
         source
@@ -106,7 +106,7 @@ def _banks(args: argparse.Namespace, split: Split) -> Banks:
         )
     )
     rooms = [room for folder in args.rooms for room in load_rirs(folder, split=split)]
-    return Banks(speech, musical, noisy, rooms)
+    return ActivityBanks(speech, musical, noisy, rooms)
 
 
 def _sources(entries: Sequence[str], split: Split) -> list[Source]:

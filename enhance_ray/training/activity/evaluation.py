@@ -14,7 +14,7 @@ from torch import Tensor
 from enhance_ray.models import activity
 from enhance_ray.models.activity import ActivityNet
 from enhance_ray.settings.options import MODEL_RATE
-from enhance_ray.training.activity.examples import Banks, Example, loop, say
+from enhance_ray.training.activity.examples import ActivityBanks, ActivityExample, loop, say
 from enhance_ray.training.activity.levels import LENGTH, STEPS, amplitude, at_unit_level, silence, steps_heard
 from enhance_ray.training.activity.synthesis import synthesise_music, synthesise_noise
 from enhance_ray.training.degrade import Waveform, limit_bandwidth
@@ -24,12 +24,12 @@ class Scene(NamedTuple):
     """Recordings of one kind, to count the guard's answers on."""
 
     name: str
-    draw: Callable[[Banks, np.random.Generator], Example]
+    draw: Callable[[ActivityBanks, np.random.Generator], ActivityExample]
     share: float
     """In how many of a window's steps the first of its sounds has to be heard for the window to count."""
 
 
-class Count(NamedTuple):
+class Tally(NamedTuple):
     """How many windows of a scene were called music alone."""
 
     called: int
@@ -44,10 +44,10 @@ def _scene(
     below: tuple[float, float] = (0, 20),
     high: float | None = None,
     pause: float = 0.3,
-) -> Callable[[Banks, np.random.Generator], Example]:
+) -> Callable[[ActivityBanks, np.random.Generator], ActivityExample]:
     """Recordings of what is named, the later things ``below`` dB under the first, up to ``high`` Hz."""
 
-    def draw(banks: Banks, rng: np.random.Generator) -> Example:
+    def draw(banks: ActivityBanks, rng: np.random.Generator) -> ActivityExample:
         parts = [
             at_unit_level(part)
             for part in (
@@ -66,16 +66,16 @@ def _scene(
         hiss = rng.standard_normal(LENGTH, np.float32) * np.float32(1e-5)
         threshold = -32 if speech else -40
         heard = steps_heard(loud, threshold)
-        return Example(mixture + hiss, np.stack([heard & speech, heard & (not speech)]))
+        return ActivityExample(mixture + hiss, np.stack([heard & speech, heard & (not speech)]))
 
     return draw
 
 
-def _synthetic(make: Callable[[int, np.random.Generator], Waveform]) -> Callable[..., Example]:
-    def draw(banks: Banks, rng: np.random.Generator) -> Example:
+def _synthetic(make: Callable[[int, np.random.Generator], Waveform]) -> Callable[..., ActivityExample]:
+    def draw(banks: ActivityBanks, rng: np.random.Generator) -> ActivityExample:
         waveform = at_unit_level(make(LENGTH, rng))
         heard = steps_heard(waveform, -40)
-        return Example(waveform, np.stack([np.zeros_like(heard), heard]))
+        return ActivityExample(waveform, np.stack([np.zeros_like(heard), heard]))
 
     return draw
 
@@ -92,7 +92,7 @@ def _beeps(length: int, rng: np.random.Generator) -> Waveform:
     return synthesise_noise(length, rng, kind=int(rng.integers(2, 4)))
 
 
-def _talk(banks: Banks, rng: np.random.Generator, pause: float) -> Waveform:
+def _talk(banks: ActivityBanks, rng: np.random.Generator, pause: float) -> Waveform:
     """Clips of one speaker with gaps of ``pause`` seconds in the mean, as they are."""
     speech = silence()
     companions = banks.speech.companions(int(rng.integers(len(banks.speech))))
@@ -123,7 +123,7 @@ SCENES = (
 )
 
 
-def evaluate(net: ActivityNet, banks: Banks, *, seed: int, recordings: int) -> dict[str, Count]:
+def evaluate(net: ActivityNet, banks: ActivityBanks, *, seed: int, recordings: int) -> dict[str, Tally]:
     """Windows of `activity.WINDOW` that `activity.music_alone` calls music alone, by scene.
 
     Windows do not overlap; in a scene with speech or music those count in which it is heard for long enough.
@@ -136,12 +136,12 @@ def evaluate(net: ActivityNet, banks: Banks, *, seed: int, recordings: int) -> d
             centres = windows_of(heard, scene.share)
             called += int(alone[centres].sum())
             windows += len(centres)
-        counts[scene.name] = Count(called, windows)
+        counts[scene.name] = Tally(called, windows)
     return counts
 
 
 def answers(
-    net: ActivityNet, banks: Banks, scene: Scene, *, seed: int, number: int, recordings: int
+    net: ActivityNet, banks: ActivityBanks, scene: Scene, *, seed: int, number: int, recordings: int
 ) -> Iterator[tuple[Tensor, Bool[np.ndarray, "2 step"]]]:
     """The net's logits (2, step) for ``recordings`` of ``scene``, and what is heard in them."""
     for index in range(recordings):

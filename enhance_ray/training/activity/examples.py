@@ -22,7 +22,7 @@ from enhance_ray.training.bank import Bank
 from enhance_ray.training.degrade import Waveform, add_room, clip
 
 
-class Banks(NamedTuple):
+class ActivityBanks(NamedTuple):
     """What examples are made of."""
 
     speech: Bank
@@ -31,7 +31,7 @@ class Banks(NamedTuple):
     rooms: Sequence[Waveform]
 
 
-class Example(NamedTuple):
+class ActivityExample(NamedTuple):
     """A mixture and what is heard in it."""
 
     waveform: Waveform
@@ -39,7 +39,7 @@ class Example(NamedTuple):
     """Speech, music."""
 
 
-def make_example(banks: Banks, rng: np.random.Generator) -> Example:
+def make_example(banks: ActivityBanks, rng: np.random.Generator) -> ActivityExample:
     """Draw a mixture: speech, music and noise are each there or not, at once or for a while."""
     has_speech, has_music, has_noise = rng.random() < 0.58, rng.random() < 0.5, rng.random() < 0.6
     speech = at_unit_level(_draw_speech(banks, rng)) if has_speech else silence()
@@ -62,10 +62,10 @@ def make_example(banks: Banks, rng: np.random.Generator) -> Example:
     if rng.random() < 0.8:
         floor = rng.standard_normal(LENGTH, np.float32)
         mixture = mixture + floor * amplitude(-rng.uniform(40, 90))
-    return Example(mixture * amplitude(-rng.uniform(10, 50)), heard)
+    return ActivityExample(mixture * amplitude(-rng.uniform(10, 50)), heard)
 
 
-def _draw_speech(banks: Banks, rng: np.random.Generator) -> Waveform:
+def _draw_speech(banks: ActivityBanks, rng: np.random.Generator) -> Waveform:
     """Clips of one speaker (of one file, where speakers are unknown) with gaps; perhaps in a room."""
     speech = silence()
     index = int(rng.integers(len(banks.speech)))
@@ -96,7 +96,7 @@ def say(
         at += piece.size + int(rng.exponential(pause) * MODEL_RATE)
 
 
-def _draw_music(banks: Banks, rng: np.random.Generator) -> Waveform:
+def _draw_music(banks: ActivityBanks, rng: np.random.Generator) -> Waveform:
     if rng.random() < 0.3:
         music = synthesise_music(LENGTH, rng)
     else:
@@ -106,7 +106,7 @@ def _draw_music(banks: Banks, rng: np.random.Generator) -> Waveform:
     return _for_a_while(music, rng) if rng.random() < 0.5 else music
 
 
-def _draw_noise(banks: Banks, rng: np.random.Generator) -> Waveform:
+def _draw_noise(banks: ActivityBanks, rng: np.random.Generator) -> Waveform:
     if rng.random() < 0.2:
         noise = synthesise_noise(LENGTH, rng)
     else:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from enhance_ray.models.activity import ActivityNet
-from enhance_ray.training.activity.examples import Banks, make_example
+from enhance_ray.training.activity.examples import ActivityBanks, make_example
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ NARROWEST = 35
 class Features(Dataset[tuple[Tensor, Tensor]]):
     """Examples as the net sees them, with the labels; equal (seed, index) give equal ones."""
 
-    def __init__(self, banks: Banks, seed: int, count: int) -> None:
+    def __init__(self, banks: ActivityBanks, seed: int, count: int) -> None:
         self.banks, self.seed, self.count = banks, seed, count
         self.net = ActivityNet()
 

@@ -19,7 +19,7 @@ from enhance_ray.training.draws import flow_draws
 from enhance_ray.training.examples import Banks, Batch, Part, make_clean
 from enhance_ray.training.learner import Learner
 from enhance_ray.training.settings import DistilStageConfig, TrainConfig
-from enhance_ray.training.stages import FlowDraws, StepResult, distil_step, flow_step, way_in
+from enhance_ray.training.stages import FlowDraws, StepResult, distil_step, flow_inputs, flow_step
 from enhance_ray.training.tasks.starting import describe, start_enhancer
 from enhance_ray.training.tasks.task import Heard
 
@@ -132,7 +132,9 @@ class DistilTask:
     def listen(self, batch: Batch) -> Heard:
         """The whole chain at few evaluations; the loss is its latents' distance from the teacher's."""
         draws = self._draws(batch)
-        _, start, guide = way_in(self.net, normalise_peak(batch["noisy"]), draws.prior, draws.temperature)
+        _, start, guide = flow_inputs(
+            self.net, normalise_peak(batch["noisy"]), draws.prior, draws.temperature
+        )
         settings = self.config.distil
         solver, nfe = Sampling().sampling(settings.nfe)
         few = self.net.flow.sample(start, guide, solver=solver, nfe=nfe)
