@@ -15,6 +15,7 @@ UPGRADE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/ready
+DEMO_STAMP := $(VENV)/ready-for-demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where it is set, Python keeps no bytecode, and each of the hundred processes of the tests compiles torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,7 +30,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) tools/prepare.py $(VENV) cluster,train,eval,hub,teacher,docs,dev
 	touch $@
 
-demo: $(STAMP)
+# A third of all that is installed for the rest.
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) tools/prepare.py $(VENV) eval
+	touch $@
+
+demo: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/demo.py samples demo_out
 
 # A third process costs more than it brings on two cores.
