@@ -17,6 +17,7 @@ import logging
 import sys
 
 from enhance_ray import evaluation
+from enhance_ray.cli.common import write_line
 from enhance_ray.cluster import evaluate, session
 from enhance_ray.errors import EnhanceRayError
 from enhance_ray.settings import trees
@@ -41,7 +42,7 @@ def main() -> int:
     for outcome in failed:
         sys.stderr.write(f"failed: {outcome.item.name}: {outcome.failed}\n")
     rows = [row for outcome in outcomes for row in outcome.rows]
-    sys.stdout.write(f"{evaluation.table(rows)}\n{json.dumps(evaluation.means(rows))}\n")
+    write_line(f"{evaluation.table(rows)}\n{json.dumps(evaluation.means(rows))}")
     return 1 if failed else 0
 
 

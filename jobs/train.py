@@ -16,6 +16,7 @@ import json
 import logging
 import sys
 
+from enhance_ray.cli.common import write_line
 from enhance_ray.cluster import session, train
 from enhance_ray.errors import EnhanceRayError
 from enhance_ray.settings import trees
@@ -38,7 +39,7 @@ def main() -> int:
     except EnhanceRayError as error:
         sys.stderr.write(f"train: {error}\n")
         return 2
-    sys.stdout.write(json.dumps(dataclasses.asdict(result)) + "\n")
+    write_line(json.dumps(dataclasses.asdict(result)))
     return 0
 
 

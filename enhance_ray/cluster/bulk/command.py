@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import yaml
 
+from enhance_ray.cli.common import write_line
 from enhance_ray.cli.options import add_arguments, from_arguments
 from enhance_ray.cluster import session
 from enhance_ray.cluster.bulk import driver, forecast
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, description: str | None = None)
             expected = forecast.forecast(
                 settings, driver.planned(settings, new_job=parsed.new_job), speed=parsed.speed
             )
-            sys.stdout.write(f"{expected.text()}\n{json.dumps(dataclasses.asdict(expected))}\n")
+            write_line(f"{expected.text()}\n{json.dumps(dataclasses.asdict(expected))}")
             return 0
         session.connect(parsed.address)
         outcome = driver.run(
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None, description: str | None = None)
             raise  # a bug: its traceback is wanted
         sys.stderr.write(f"enhance_bulk: {cause}\n")
         return 2
-    sys.stdout.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+    # Written at once: of a job that is stopped, Ray may end the process before Python would.
+    write_line(json.dumps(dataclasses.asdict(outcome)))
     return _EXITS.get(outcome.status, 1 if outcome.report and outcome.report.failed else 0)
 
 
