@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) tools/prepare.py $(VENV) cluster,train,eval,hub,teacher,docs,dev
 	touch $@
 
-# A third of all that is installed for the rest.
+# Half of what the other targets need.
 $(DEMO_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) tools/prepare.py $(VENV) eval
 	touch $@
