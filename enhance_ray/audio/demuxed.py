@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -159,7 +159,7 @@ class LibavSource:
         bare = info.container in _BARE_STREAMS
         position, rejected_bytes, expected_time = 0, 0, None
         to_packed = ToPacked()
-        for packet in self._packets(on_damage):
+        for packet in self.demux(lambda error: on_damage(f"it breaks off ({explain(error)})")):
             try:
                 frames = packet.decode()
             except LIBAV_ERRORS:
@@ -184,13 +184,9 @@ class LibavSource:
         if rejected_bytes > (_TRAILING_BYTES if bare else self._trailing_bytes):
             on_damage(f"it is damaged at {position / info.sample_rate:.1f} s")
 
-    def demux(self) -> Iterator[Any]:
-        """libav's packets of the sound, as they are."""
+    def demux(self, on_error: Callable[[Exception], None]) -> Iterator[Any]:
+        """Packets of the sound as they are, to its end or to an error, of which `on_error` is told."""
         packets: Iterator[Any] = self._container.demux(self._stream)
-        return packets
-
-    def _packets(self, on_damage: OnDamage) -> Iterator[Any]:
-        packets = self.demux()
         while True:
             try:
                 packet = next(packets)
@@ -198,7 +194,7 @@ class LibavSource:
                 return
             except LIBAV_ERRORS as error:
                 self._file.raise_error()
-                on_damage(f"it breaks off ({explain(error)})")
+                on_error(error)
                 return
             self._file.raise_error()
             yield packet

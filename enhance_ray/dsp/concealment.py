@@ -1,12 +1,12 @@
 """What a network lost of a recording, made anew from what stands around it.
 
-Where packets were lost, a recorder wrote silence or the last packet once more. Neither happens by itself: a
-run of zeros whose neighbours are loud up to its edges, and samples that are those of a packet before times a
-constant. Both are taken out, and what was there is estimated as the continuation of both sides: of all waves
-that agree with the samples around them, the one that a linear prediction fitted to that surrounding predicts
-best (Janssen, Veldhuis and Vries 1986, "Adaptive interpolation of discrete-time signals that can be modeled
-as autoregressive processes", IEEE Trans. ASSP 34(2)). Within a gap without a break, its equations are those
-of a Toeplitz matrix, and are solved in milliseconds.
+Where packets were lost, a recorder wrote silence or the last packet once more. Neither occurs in sound by
+itself: zeros between sounds that are loud up to the edges of the gap, and samples that are those of 10 to
+60 ms before, times a constant. Both are taken out, and what was there is estimated as the continuation of
+both sides: of all waves that agree with the samples around them, the one that a linear prediction fitted to
+that surrounding predicts best (Janssen, Veldhuis and Vries 1986, "Adaptive interpolation of discrete-time
+signals that can be modeled as autoregressive processes", IEEE Trans. ASSP 34(2)). Within a gap without a
+break, its equations are those of a Toeplitz matrix, and are solved in milliseconds.
 
 What was coded after it was lost has neither, and is left alone.
 """
@@ -33,7 +33,9 @@ _ALIKE_SECONDS, _FEWEST_ALIKE = 1e-4, 2
 """By how much the lengths of gaps may differ, but for whole packets, and how many there are to be."""
 
 _PACKET_SECONDS = (0.01, 0.02, 0.03, 0.04, 0.06)
+"""Lengths of packets of speech codecs; all are multiples of the first."""
 _COPY_WINDOW_SECONDS = 0.01
+"""For which a copy has to last."""
 _COPY_RESIDUAL = 1e-5
 """Power of what a copy does not explain, relative to it; rounding to 16 bits leaves less than that."""
 

@@ -30,7 +30,7 @@ from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, ConfigError
 from enhance_ray.settings.ranges import Positive
 from enhance_ray.settings.schema import settings
-from enhance_ray.training.corpus import Progress, parallel_map
+from enhance_ray.training.parallel import Progress, parallel_map
 from enhance_ray.training.sources import MANIFEST_NAME, Source, list_sources, parquet
 from enhance_ray.training.splits import Split
 

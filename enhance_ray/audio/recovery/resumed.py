@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from enhance_ray.audio.decoding import Decoder
 from enhance_ray.audio.demuxed import LibavSource
@@ -35,7 +34,7 @@ class ResumedSalvage:
         """Yield what is found; silence in place of what the time stamps say is missing."""
         info, read = self.info, FrameReader(self.info)
         written, rejected, shift = 0, 0, None
-        for packet in self._packets():
+        for packet in self._source.demux(self._break_off):
             try:
                 frames = packet.decode()
             except LIBAV_ERRORS:
@@ -79,19 +78,8 @@ class ResumedSalvage:
         reason = "frames are damaged" if size else "frames are missing"
         self.losses.append(Loss(at=at, reason=reason, seconds=seconds, is_silence=fills, bytes=size or None))
 
-    def _packets(self) -> Iterator[Any]:
-        packets = self._source.demux()
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except LIBAV_ERRORS as error:
-                self._file.raise_error()
-                self._unread = explain(error)
-                return
-            self._file.raise_error()
-            yield packet
+    def _break_off(self, error: Exception) -> None:
+        self._unread = explain(error)
 
 
 class DecodedSalvage:

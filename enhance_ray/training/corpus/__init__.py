@@ -10,13 +10,11 @@ from enhance_ray.training.corpus.checking import CheckLimits, CorpusReport, File
 from enhance_ray.training.corpus.responses import ResponseStats, load_rirs, reverberation_time
 from enhance_ray.training.corpus.rooms import RoomRanges, SimulatedRoom, rirs
 from enhance_ray.training.corpus.sounds import SoundStats, SpectrumSample
-from enhance_ray.training.parallel import Progress, parallel_map
 
 __all__ = [
     "CheckLimits",
     "CorpusReport",
     "FileCheck",
-    "Progress",
     "ResponseStats",
     "RoomRanges",
     "SimulatedRoom",
@@ -24,7 +22,6 @@ __all__ = [
     "SpectrumSample",
     "check",
     "load_rirs",
-    "parallel_map",
     "reverberation_time",
     "rirs",
 ]
