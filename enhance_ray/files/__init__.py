@@ -10,8 +10,9 @@ for record in enhance_files(plan_jobs("recordings", "clean", options), enhancer,
 
 from enhance_ray.files.pipes import STANDARD, enhance_pipe, is_pipe
 from enhance_ray.files.plan import Job, done_before, output_extension, plan_jobs, target_format
+from enhance_ray.files.progress import Progress
 from enhance_ray.files.recover import Recovery, recover
-from enhance_ray.files.run import Progress, enhance_files
+from enhance_ray.files.run import enhance_files
 from enhance_ray.files.watch import watch
 
 __all__ = [

@@ -307,7 +307,7 @@ def test_a_bug_in_a_file_thread_stops_the_run_too(folder, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("enhance_ray.files.run.Restoration", broken)
+    monkeypatch.setattr("enhance_ray.files.work.Restoration", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run(folder)
     assert not file_threads()
