@@ -67,7 +67,7 @@ class DenoiserConfig:
     """Channels of the U-Net at full resolution."""
     blocks: Count = 4
     """Levels of the U-Net; each halves both axes and doubles the channels."""
-    middle_blocks: int = 2
+    middle_blocks: Whole = 2
     """Blocks at the lowest resolution."""
     recurrent: Whole = 0
     """Units in each direction of a recurrent block after them, which the original lacks; 0 is none."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.layers import LEAKY_SLOPE, weight_norm
+from enhance_ray.settings.ranges import Count
 from enhance_ray.settings.schema import settings
 
 RESOLUTIONS = ((100, 400, 512), (256, 1024, 1024), (512, 2048, 2048))
@@ -33,7 +34,7 @@ class DiscriminatorConfig:
     """Channels of the convolutions by period."""
     resolutions: tuple[tuple[int, int, int], ...] = RESOLUTIONS
     """(hop, window, transform) of the spectrograms, in samples."""
-    resolution_channels: int = 32
+    resolution_channels: Count = 32
     """Channels of the convolutions by resolution."""
 
     def __post_init__(self) -> None:

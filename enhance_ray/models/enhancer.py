@@ -16,7 +16,7 @@ from dataclasses import field
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -46,7 +46,7 @@ class EnhancerConfig:
     """Window and transform length of the mel spectrogram, in samples."""
     magnitude_floor: Positive = 1e-4
     """Magnitude that counts as silence in the mel."""
-    preemphasis: float = 0.97
+    preemphasis: Annotated[float, Interval(ge=0, lt=1)] = 0.97
     """Coefficient of the first difference before the mel."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     velocity: VelocityConfig = field(default_factory=VelocityConfig)

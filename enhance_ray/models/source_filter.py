@@ -56,7 +56,7 @@ _PAUSE = 2.5e-6
 class SourceFilterConfig:
     """Sizes of the source-filter vocoder."""
 
-    n_fft: int = 1680
+    n_fft: Count = 1680
     """Window and transform length in samples."""
     hop: Count = 420
     """Samples a frame."""

@@ -76,7 +76,7 @@ class CorpusConfig:
     disk. Noise and rooms are always decoded at the start."""
     cache: Path = Path("runs/cache")
     """Folder for decoded audio, about 320 MB an hour."""
-    held_out_every: int = 8
+    held_out_every: Count = 8
     """One in so many files, where no list says it, is kept for validation."""
     train_speakers: tuple[str, ...] = ()
     """Speakers who belong to training whatever a list says: they may be the same person as one there."""

@@ -10,7 +10,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from enhance_ray.errors import ConfigError
-from enhance_ray.settings.ranges import Positive, Whole
+from enhance_ray.settings.ranges import Count, Positive, Whole
 from enhance_ray.settings.schema import settings
 
 
@@ -20,11 +20,11 @@ class OptimizerConfig:
 
     min_lr: Positive = 1e-5
     """Learning rate before the first and after the last step."""
-    max_lr: float = 1e-4
+    max_lr: Positive = 1e-4
     """Learning rate at the end of the warm-up."""
     warmup_steps: Whole = 1000
     """Steps from `min_lr` to `max_lr`."""
-    max_steps: int = 1_000_000
+    max_steps: Count = 1_000_000
     """Steps of the whole run."""
     gradient_clipping: Positive = 1.0
     """Largest L2 norm of all gradients together."""

@@ -28,7 +28,7 @@ from annotated_types import Ge
 from enhance_ray import audio
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.errors import AudioError, ConfigError
-from enhance_ray.settings.ranges import Positive
+from enhance_ray.settings.ranges import Count, Positive
 from enhance_ray.settings.schema import settings
 from enhance_ray.training.parallel import Progress, parallel_map
 from enhance_ray.training.sources import MANIFEST_NAME, Source, list_sources, parquet
@@ -45,7 +45,7 @@ class PackConfig:
     """About how large a shard is."""
     max_seconds: Annotated[float, Ge(1)] = 30.0
     """Longer recordings are cut into pieces of at most this length."""
-    held_out_every: int = 8
+    held_out_every: Count = 8
     """One in so many recordings is for validation where the input names no split."""
 
 

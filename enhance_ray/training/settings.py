@@ -51,7 +51,7 @@ class DistilStageConfig:
 
     nfe: Count = 2
     """Evaluations for which the model is made; it recommends them afterwards."""
-    teacher_nfe: int = 16
+    teacher_nfe: Annotated[int, Ge(2)] = 16
     """Evaluations of the flow that it starts with, for each example."""
     teacher_solver: Solver = "ab2"
     most_temperature: Share = 0.6
@@ -122,7 +122,7 @@ class TrainConfig:
     """Steps between checkpoints; there is one at the end, too."""
     validation_examples: Count = 32
     """Size of the validation set, which is the same every time."""
-    validation_seconds: float = 5.0
+    validation_seconds: Positive = 5.0
     """Length of a validation example."""
     workers: Whole = 1
     """Processes that make examples; 0 makes them in the training process. On a cluster Ray Data decides."""

@@ -52,9 +52,9 @@ class StageConfig:
     """How long a segment waits for others while the model is idle; while it is not, they gather anyway."""
     target_ongoing: Positive = 8.0
     """Segments per replica that the load is brought to by adding replicas."""
-    upscale_seconds: float = 10.0
+    upscale_seconds: NotNegative = 10.0
     """How long the load must be high before there are more replicas."""
-    downscale_seconds: float = 120.0
+    downscale_seconds: NotNegative = 120.0
     """How long it must be low before there are fewer."""
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class JobsConfig:
     """Most in one job; more are for jobs/enhance_bulk.py."""
     waiting: Count = 1000
     """Most recordings that wait, in all jobs."""
-    cpus: float = 0.5
+    cpus: NotNegative = 0.5
 
     def __post_init__(self) -> None:
         if bool(self.folder) != bool(self.prefixes):
@@ -128,9 +128,9 @@ class ServeConfig:
     """Compile parts of the enhancer: a replica's first answers come later, the others sooner."""
     denoiser: StageConfig = field(default_factory=StageConfig)
     enhancer: StageConfig = field(default_factory=StageConfig)
-    ingress_replicas: int = 1
+    ingress_replicas: Count = 1
     """Processes that decode, cut and encode."""
-    ingress_cpus: float = 0.5
+    ingress_cpus: NotNegative = 0.5
     limits: Limits = field(default_factory=Limits)
     tokens: tuple[str, ...] = ()
     """Bearer tokens, of which a request must have one; none lets everyone in. Better by TOKENS_VARIABLE."""
