@@ -18,15 +18,15 @@ _CHUNKED = {
     b"caff": (8, ">4sq", 1),
 }
 """Bytes before the first chunk, what stands before each, and the length of which they are multiples."""
-_W64, _AU = b"riff", b".snd"
-_BEGINNINGS = (*_CHUNKED, _W64, _AU)
+_W64, _AU, _TTA = b"riff", b".snd", b"TTA1"
+_BEGINNINGS = (*_CHUNKED, _W64, _AU, _TTA)
 _FLAC = b"fLaC\0\0\0\x22"
 """How a flac begins: with STREAMINFO, which has 34 bytes."""
 _SCANNED = 2**20
 
 
 def find_links(file: CallbackFile) -> list[int]:
-    """First bytes of all recordings of a wav, aiff, caf, w64, au or mp4 file; the first is 0.
+    """First bytes of all recordings of a wav, aiff, caf, w64, au, tta or mp4 file; the first is 0.
 
     No more is read than a few bytes of each chunk, and nothing where nothing is behind the samples.
     """
@@ -58,17 +58,24 @@ def _next_link(file: CallbackFile, start: int, end: int) -> int | None:
     if head[:4] in _CHUNKED:
         first, prefix, multiple = _CHUNKED[head[:4]]
         return _behind_chunks(file, start + first, end, prefix, multiple)
-    if len(head) == 24 and head[:4] == _AU:
-        offset, size = struct.unpack_from(">II", head, 4)
-        return None if offset < len(head) else _beginning(file, start + offset + size, end)
-    if len(head) == 24 and head[:4] == _W64:
-        (size,) = struct.unpack_from("<Q", head, 16)
-        if size < len(head):
-            return None
-        return _beginning(file, start + size, end) or _beginning(file, start + size + -size % 8, end)
     if head[4:8] == b"ftyp":
         return _behind_boxes(file, start, end)
-    return None
+    behind = {_AU: _behind_au, _W64: _behind_w64, _TTA: _behind_tta}.get(head[:4])
+    return behind(file, start, end) if behind is not None and len(head) == 24 else None
+
+
+def _behind_au(file: CallbackFile, start: int, end: int) -> int | None:
+    file.seek(start + 4)
+    offset, size = struct.unpack(">II", file.read(8))
+    return None if offset < 24 else _beginning(file, start + offset + size, end)
+
+
+def _behind_w64(file: CallbackFile, start: int, end: int) -> int | None:
+    file.seek(start + 16)
+    (size,) = struct.unpack("<Q", file.read(8))
+    if size < 24:
+        return None
+    return _beginning(file, start + size, end) or _beginning(file, start + size + -size % 8, end)
 
 
 def _behind_chunks(file: CallbackFile, position: int, end: int, prefix: str, multiple: int) -> int | None:
@@ -85,6 +92,22 @@ def _behind_chunks(file: CallbackFile, position: int, end: int, prefix: str, mul
                 return found
         position = padded
     return None
+
+
+def _behind_tta(file: CallbackFile, start: int, end: int) -> int | None:
+    """By the table of the frames' sizes: "TTA Lossless Audio Codec: Format Description", True Audio, 2007."""
+    file.seek(start + 10)
+    rate, samples, _ = struct.unpack("<III", file.read(12))
+    frames = -(-samples // max(1, 256 * rate // 245))
+    if start + 22 + 4 * frames > end:
+        return None
+    sizes = struct.unpack(f"<{frames}I", file.read(4 * frames))
+    behind = start + 22 + 4 * frames + 4 + sum(sizes)
+    file.seek(behind)
+    tag = file.read(32)  # APEv2, where the size is without this header
+    if len(tag) == 32 and tag.startswith(b"APETAGEX"):
+        behind += 32 + int.from_bytes(tag[12:16], "little")
+    return _beginning(file, behind, end)
 
 
 def _behind_boxes(file: CallbackFile, position: int, end: int) -> int | None:

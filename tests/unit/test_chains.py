@@ -37,6 +37,17 @@ def m4a(seconds=0.5):
     return file.getvalue()
 
 
+def tta(seconds):
+    file = io.BytesIO()
+    with av.open(file, "w", format="tta") as container:
+        stream = container.add_stream("tta", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((tone(seconds) * 32767).astype(np.int16)[None], "s16", "mono")
+        frame.sample_rate = RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def decoded(content):
     with audio.decode("chain", data=content) as decoder:
         blocks = np.concatenate(list(decoder), axis=1)
@@ -53,6 +64,14 @@ def test_what_cat_makes_of_several_files_has_all_of_them(kind):
     np.testing.assert_array_equal(waveform, np.concatenate(parts))
     assert len(waveform) == 1.25 * RATE
     assert kind == "FLAC" or info.frames == len(waveform)  # where a flac ends is known when it was read
+
+
+def test_two_tta_in_one_file_are_both_read_and_bytes_behind_one_are_not():
+    first, other = tta(1.5), tta(0.5)
+    waveform, info = decoded(first + other)
+    np.testing.assert_array_equal(waveform, np.concatenate([decoded(first)[0], decoded(other)[0]]))
+    assert info.frames == len(waveform) == 2 * RATE
+    assert len(decoded(first + b"APETAGEX" + bytes(100))[0]) == 1.5 * RATE
 
 
 def test_two_m4a_in_one_file_are_both_read():
