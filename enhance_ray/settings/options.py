@@ -188,6 +188,13 @@ class EnhanceOptions(Segments, Input, Output, Treatment, Sampling, Chain):
         ConfigError: a value is out of its range.
     """
 
+    def of_model(self) -> EnhanceOptions:
+        """Of these, those that a model sees: work that agrees in them may run as one batch."""
+        if self.mode == "denoise":
+            return EnhanceOptions(mode=self.mode)
+        sampling = {field.name: getattr(self, field.name) for field in dataclasses.fields(Sampling)}
+        return EnhanceOptions(mode=self.mode, guard=self.guard, **sampling)
+
 
 def refuse_all_tracks(options: Input, where: str) -> None:
     """Where there is one output for each input.

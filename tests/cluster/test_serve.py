@@ -1,5 +1,6 @@
 """The endpoint over HTTP: the same sound as the pipeline's, and a clean word for all that is wrong."""
 
+import asyncio
 import contextlib
 import http.client
 import io
@@ -32,6 +33,7 @@ from music import jingle
 from ray.serve.exceptions import BackPressureError, RayServeException
 from s3_server import free_port
 from serving import pids, samples, until
+from torch import nn
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -39,7 +41,7 @@ from enhance_ray import audio
 from enhance_ray.client import Client, EndpointError
 from enhance_ray.cluster.bulk import BulkConfig
 from enhance_ray.cluster.bulk import run as run_bulk
-from enhance_ray.cluster.serve import build, reading
+from enhance_ray.cluster.serve import build, models, reading
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.restoring import LIVE, is_lost_replica
 from enhance_ray.cluster.serve.settings import TOKENS_VARIABLE, ServeConfig
@@ -145,6 +147,35 @@ def test_sound_is_denoised_while_it_arrives(url):
 def test_a_stream_that_makes_no_sense_is_refused(url, wrong):
     with pytest.raises(InvalidStatus), connect(f"{url.replace('http', 'ws')}/v1/stream?{wrong}"):
         pass
+
+
+class Counting(nn.Module):
+    """A denoiser that takes nothing away, and tells how many rows came at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def forward(self, rows):
+        self.rows.append(len(rows))
+        return rows
+
+
+def test_requests_that_differ_in_their_outputs_alone_share_a_batch():
+    denoiser = Counting()
+    load = lambda settings, denoiser_only: Enhancer(denoiser, device="cpu", precision="fp32")  # noqa: E731
+    model = models._Model(ServeConfig(), load, denoiser_only=True)
+    rows = np.zeros((1, model._enhancer.framing.row_length(44_100)), np.float32)
+    asked = [
+        EnhanceOptions(format="flac"),
+        EnhanceOptions(loudness=-16, rate=16_000),
+        EnhanceOptions(mode="enhance", nfe=8),
+    ]
+    works = [models.Work(rows + i, 0, options, np.zeros(1, np.float32)) for i, options in enumerate(asked)]
+    denoiser.rows.clear()
+    answers = asyncio.run(model.run(works))
+    assert denoiser.rows == [3]
+    assert [answer[0, 0] for answer in answers] == [0, 1, 2]
 
 
 def test_tokens_are_taken_without_blanks_and_an_empty_secret_opens_no_door(monkeypatch):

@@ -79,10 +79,11 @@ class _Model:
         return {"fingerprint": enhancer.fingerprint, **dataclasses.asdict(enhancer.framing)}
 
     async def run(self, works: Sequence[Work]) -> list[NDArray[np.float32]]:
-        """The model on each of ``works``: those of one length and one set of options as one batch."""
+        """The model on each of ``works``: those of one length that ask the same of it as one batch."""
         groups: dict[Any, list[int]] = {}
         for index, work in enumerate(works):
-            key = work.rows.shape[-1], dataclasses.astuple(work.options), work.denoised is None
+            asked = dataclasses.replace(work.options, mode=self._mode).of_model()
+            key = work.rows.shape[-1], dataclasses.astuple(asked), work.denoised is None
             groups.setdefault(key, []).append(index)
         answers: list[NDArray[np.float32] | None] = [None] * len(works)
         loop = asyncio.get_running_loop()
