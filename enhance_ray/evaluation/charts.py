@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from enhance_ray import metrics, report
@@ -34,7 +34,7 @@ class Bin(NamedTuple):
     """The first number that no longer belongs."""
 
 
-def charts(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
+def charts(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Markup]:
     """Heading -> HTML: for each number in which pairs differ, a chart of each of the metrics ``names``."""
     systems = [system for (system,) in tables.grouped(rows, "system")]
     found = {}
@@ -46,12 +46,10 @@ def charts(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
         for name in names:
             title = METRICS[name].title
             picture = report.embed(_chart(rows, fact, name, systems, ranges), f"{title} by {fact}")
-            caption = f"{escape(title)} {tables.arrow(METRICS[name])}"
-            figures.append(f"<figure><figcaption>{caption}</figcaption>{picture}</figure>")
+            figures.append((f"{title} {tables.arrow(METRICS[name])}", picture))
         about = FACTS[fact].measure.__doc__ or "" if fact in FACTS else "As the table says."
-        found[f"By {_axis_title(fact)}"] = (
-            f'<p class="note">{escape(about.partition(chr(10))[0])}</p>{_key(systems)}'
-            f'<div class="grid">{"".join(figures)}</div>'
+        found[f"By {_axis_title(fact)}"] = report.macros("evaluation.html").charts(
+            about.partition("\n")[0], _key(systems), figures
         )
     return found
 
@@ -131,12 +129,10 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
-def _key(systems: Sequence[str]) -> str:
+def _key(systems: Sequence[str]) -> list[tuple[str, str, str]]:
     """Which colour and mark belongs to whom."""
     letters = list(MARKERS.values())
-    entries = [
-        f'<li><span style="color:{COLOURS[place % len(COLOURS)]}">{letters[place % len(letters)]}</span> '
-        f"{escape(system)}</li>"
+    return [
+        (system, COLOURS[place % len(COLOURS)], letters[place % len(letters)])
         for place, system in enumerate(systems)
     ]
-    return f'<ul class="key">{"".join(entries)}</ul>'

@@ -6,11 +6,11 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from markupsafe import Markup
 
 from enhance_ray import report
 from enhance_ray.evaluation import tables
@@ -92,18 +92,15 @@ def excerpt(choice: ShownPair, waveforms: Mapping[str, Waveform], seconds: float
     return Excerpt(choice, {name: wave[start : start + length] for name, wave in waveforms.items()})
 
 
-def section(excerpts: Sequence[Excerpt]) -> str:
-    """HTML: spectrograms and players side by side.
+def section(excerpts: Sequence[Excerpt]) -> Markup:
+    """Spectrograms and players side by side.
 
     Raises:
         ConfigError: matplotlib is absent.
     """
-    note = (
-        "Mel spectrograms: within an example the same colour is the same level, down to 80 dB below the "
-        "loudest. Its sounds all have one gain. A player started while another plays goes on from there."
-    )
-    shown = "".join(map(_example, _fitted(excerpts)))
-    return f'<p class="note">{note}</p>{shown}' if shown else ""
+    shown = [(example.choice, _panels(example)) for example in _fitted(excerpts)]
+    html: Markup = report.macros("evaluation.html").examples(shown) if shown else Markup()
+    return html
 
 
 def _fitted(excerpts: Sequence[Excerpt]) -> list[Excerpt]:
@@ -116,7 +113,8 @@ def _fitted(excerpts: Sequence[Excerpt]) -> list[Excerpt]:
     ]
 
 
-def _example(example: Excerpt) -> str:
+def _panels(example: Excerpt) -> list[tuple[str, Markup, str]]:
+    """Of each system its name, picture and sound."""
     choice, waveforms = example
     peak = max(float(np.abs(wave).max(initial=0)) for wave in waveforms.values())
     levels = {name: report.mel_level(wave, MODEL_RATE) for name, wave in waveforms.items()}
@@ -129,14 +127,8 @@ def _example(example: Excerpt) -> str:
         axis.set_ylabel("frequency (kHz)", color=report.INK)
         picture = report.embed(figure, f"Spectrogram of {choice.name}, {name}", "webp")
         sound = base64.b64encode(_flac(wave * (0.9 / max(peak, 1e-6)))).decode()
-        source = f"data:audio/flac;base64,{sound}"
-        player = f'<audio controls preload="metadata" aria-label="{escape(name)}" src="{source}"></audio>'
-        panels.append(f"<figure><figcaption>{escape(name)}</figcaption>{picture}{player}</figure>")
-    return (
-        f"<h3>{escape(choice.name)}, {escape(choice.condition)}</h3>"
-        f'<p class="note">{escape(choice.label)}</p>'
-        f'<div class="grid panels" data-together>{"".join(panels)}</div>'
-    )
+        panels.append((name, picture, f"data:audio/flac;base64,{sound}"))
+    return panels
 
 
 def _flac(waveform: Waveform) -> bytes:

@@ -131,8 +131,8 @@ def test_scores_are_means_with_intervals_and_the_best_is_marked(read, text):
     assert everything[3][1].startswith("2.700 2.500 to 2.900")
     assert [row[3] for row in everything[1:]] == ["", "0.250 0.250 to 0.250", ""]
     assert rain[1][1].startswith("1.250") and fan[2][1].startswith("3.000")
-    for mean, mark in ((np.mean([2.5, 2.7, 2.9]), "best"), (1.5, "")):
-        assert f'<td class="n {mark}" data-value="{mean}">' in text
+    for mean, style in ((np.mean([2.5, 2.7, 2.9]), "n best"), (1.5, "n")):
+        assert f'<td class="{style}" data-value="{mean}">' in text
 
 
 def test_differences_are_of_the_first_system_and_a_clear_one_has_a_word(read):

@@ -144,7 +144,7 @@ def test_a_page_loads_nothing_from_outside_itself(tmp_path, restored):
 
 
 def test_a_long_sound_is_a_link_that_works_from_where_the_page_is(tmp_path, restored, monkeypatch):
-    monkeypatch.setattr(report, "EMBED_BYTES", 1000)
+    monkeypatch.setattr(report.recordings, "EMBED_BYTES", 1000)
     report.html(tmp_path / "reports/page.html", [restored])
     links = [
         source for source in Page(tmp_path / "reports/page.html").sources if not source.startswith("data:")
@@ -173,7 +173,7 @@ def test_failures_that_differ_in_numbers_only_are_counted_together(tmp_path):
 
 
 def test_the_table_puts_failures_first_and_says_what_it_leaves_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "TABLE_ROWS", 2)
+    monkeypatch.setattr(report.pages, "TABLE_ROWS", 2)
     report.html(tmp_path / "page.html", [DONE, DONE, FAILED])
     page = Page(tmp_path / "page.html")
     assert [row[:2] for row in page.rows[-2:]] == [[FAILED.input, "failed"], [DONE.input, "done"]]

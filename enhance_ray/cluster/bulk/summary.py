@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from enhance_ray import metrics, report
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState
 from enhance_ray.errors import ConfigError
+from enhance_ray.report import Card
 
 logger = logging.getLogger(__name__)
 
@@ -197,60 +199,43 @@ def _add_usage(totals: JobTotals, settings: BulkConfig, state: JobState) -> dict
 
 def _page(settings: BulkConfig, sums: _Sums, usage: Mapping[str, float]) -> str:
     totals = sums.totals
+    again = max(0.0, totals.seconds_computed - totals.seconds)
     cards = [
-        (f"{totals.done:,}", "done", False),
-        (f"{totals.failed:,}", "failed", totals.failed > 0),
-        (report.duration(totals.seconds), "of audio", False),
-        (_size(totals.input_bytes), "read", False),
-        (_size(totals.output_bytes), "written", False),
-        (report.duration(totals.actor_seconds), "of actors", False),
-        (f"{totals.deaths:,}", "actors lost", False),
-        (
-            report.duration(max(0.0, totals.seconds_computed - totals.seconds)),
-            "of audio computed again",
-            False,
-        ),
+        Card(f"{totals.done:,}", "done"),
+        Card(f"{totals.failed:,}", "failed", totals.failed > 0),
+        Card(report.duration(totals.seconds), "of audio"),
+        Card(_size(totals.input_bytes), "read"),
+        Card(_size(totals.output_bytes), "written"),
+        Card(report.duration(totals.actor_seconds), "of actors"),
+        Card(f"{totals.deaths:,}", "actors lost"),
+        Card(report.duration(again), "of audio computed again"),
     ]
     if totals.actor_seconds:
-        cards.append((f"{totals.seconds / totals.actor_seconds:,.0f}", "h of audio per actor-hour", False))
+        cards.append(Card(f"{totals.seconds / totals.actor_seconds:,.0f}", "h of audio per actor-hour"))
     if totals.cost is not None and totals.cost_per_hour is not None:
         cards += [
-            (f"{totals.cost:,.2f}", "cost", False),
-            (f"{totals.cost_per_hour:.4f}", "per hour of audio", False),
+            Card(f"{totals.cost:,.2f}", "cost"),
+            Card(f"{totals.cost_per_hour:.4f}", "per hour of audio"),
         ]
-    return report.page(
-        f"Restored: {settings.input}",
-        cards,
-        [
-            report.section(
-                "Failures",
-                report.table(
-                    ["Files", "Code", "Reason", "For example"],
-                    (
-                        [count, code, reason, sums.examples[code, reason]]
-                        for (code, reason), count in sums.reasons.most_common(_REASONS)
-                    ),
-                ),
-            ),
-            report.section("Where the time went", _stage_table(totals)),
-            report.section("Actors", _actor_table(sums, usage)),
-            report.section("Distributions", _charts(sums)),
-            sums.guard.section(),
-            report.section(
-                "The most work",
-                report.table(
-                    ["Input", "Work (s)", "of it the model (s)", "Audio (s)"],
-                    (
-                        [uri, spent, model, seconds]
-                        for spent, uri, seconds, model in sorted(sums.slowest)[::-1]
-                    ),
-                ),
-            ),
-        ],
-    )
+    failures = [
+        [count, code, reason, sums.examples[code, reason]]
+        for (code, reason), count in sums.reasons.most_common(_REASONS)
+    ]
+    slowest = [
+        [uri, spent, model, seconds] for spent, uri, seconds, model in sorted(sums.slowest, reverse=True)
+    ]
+    sections = {
+        "Failures": report.table(["Files", "Code", "Reason", "For example"], failures),
+        "Where the time went": _stage_table(totals),
+        "Actors": _actor_table(sums, usage),
+        "Distributions": _charts(sums),
+        "Guard": sums.guard.table(),
+        "The most work": report.table(["Input", "Work (s)", "of it the model (s)", "Audio (s)"], slowest),
+    }
+    return report.page(f"Restored: {settings.input}", cards, sections)
 
 
-def _stage_table(totals: JobTotals) -> str:
+def _stage_table(totals: JobTotals) -> Markup:
     explained = {
         "decode": "reading and decoding",
         "prepare": "resampling, levels, joining",
@@ -269,17 +254,17 @@ def _stage_table(totals: JobTotals) -> str:
     )
 
 
-def _actor_table(sums: _Sums, usage: Mapping[str, float]) -> str:
+def _actor_table(sums: _Sums, usage: Mapping[str, float]) -> Markup:
     rows: list[list[str | int | float | None]] = []
     for actor, (files, seconds, model) in sorted(sums.actors.items()):
         present = usage.get(actor)
         speed, busy = (seconds / present, model / present) if present else (None, None)
         rows.append([actor, int(files), seconds / 3600, present, speed, busy])
     head = ["Actor", "Files", "Audio (h)", "Present (s)", "Times real time", "Model busy (share)"]
-    return report.table(head, rows[: report.TABLE_ROWS])
+    return report.table(head, rows[: report.TABLE_ROWS], total=len(rows))
 
 
-def _charts(sums: _Sums) -> str:
+def _charts(sums: _Sums) -> Markup:
     loudness, length = "integrated loudness (LUFS)", "length (log10 of s)"
     charts = {
         metric.label: [
