@@ -161,7 +161,7 @@ def local_feed(settings: TrainConfig, banks: Banks, arguments: argparse.Namespac
 
 def ray_feed(settings: TrainConfig, arguments: argparse.Namespace) -> Iterator[Batch]:
     from enhance_ray.cluster import session
-    from enhance_ray.cluster.data import DataConfig, RayFeed, corpus_for_workers
+    from enhance_ray.cluster.feed import DataConfig, RayFeed, corpus_for_workers
 
     session.connect()
     feed = RayFeed(

@@ -15,7 +15,7 @@ from annotated_types import Predicate
 from ray.data import ActorPoolStrategy
 
 from enhance_ray import __version__, evaluation, report
-from enhance_ray.cluster.data import corpus_for_workers
+from enhance_ray.cluster.feed import corpus_for_workers
 from enhance_ray.cluster.session import output_place, path_for_workers
 from enhance_ray.evaluation import EvaluateConfig, Item, Row, Scored, Scorer, page
 from enhance_ray.evaluation.examples import Excerpt, ShownPair, excerpt

@@ -31,7 +31,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor, nn
 
 from enhance_ray.audio import is_remote
-from enhance_ray.cluster.data import DataConfig, RayFeed, check_corpus, corpus_for_workers
+from enhance_ray.cluster.feed import DataConfig, RayFeed, check_corpus, corpus_for_workers
 from enhance_ray.cluster.session import enter_job_folder, output_place, path_for_workers
 from enhance_ray.errors import ConfigError, EnhanceRayError
 from enhance_ray.settings import trees

@@ -81,7 +81,7 @@ def test_processes_of_a_cluster_import_what_their_own_work_needs():
     marks = modules_at_marks("""
         import enhance_ray.cluster.bulk.worker
         mark("bulk actor")
-        import enhance_ray.cluster.data
+        import enhance_ray.cluster.feed
         mark("data task")
         import enhance_ray.cluster.train
         mark("train worker")

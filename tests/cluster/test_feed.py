@@ -2,7 +2,7 @@
 
 import torch
 
-from enhance_ray.cluster.data import DataConfig, RayFeed
+from enhance_ray.cluster.feed import DataConfig, RayFeed
 from enhance_ray.training.examples import ExampleConfig, Examples, batches, load_banks
 
 EXAMPLES = ExampleConfig(crop_seconds=0.3, crops_per_clip=2)
@@ -24,7 +24,7 @@ def test_batches_are_those_of_a_loop_on_one_machine_in_their_order(ray_cluster, 
 
 def test_workers_share_what_one_of_them_would_have(ray_cluster, corpus, monkeypatch):
     """Over the seam of two datasets, too."""
-    monkeypatch.setattr("enhance_ray.cluster.data.STEPS_PER_DATASET", 3)
+    monkeypatch.setattr("enhance_ray.cluster.feed.STEPS_PER_DATASET", 3)
     alone = list(feed(corpus, batch_size=4)(("noisy",), first=0, steps=4))
     shares = [list(feed(corpus, rank=rank, world_size=2)(("noisy",), first=0, steps=4)) for rank in range(2)]
     for step in range(4):
