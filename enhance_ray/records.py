@@ -19,6 +19,20 @@ from enhance_ray.errors import ConfigError
 from enhance_ray.settings import trees
 from enhance_ray.settings.schema import readable
 
+JOB_FOLDER = "_enhance_ray"
+"""Where a bulk job's own files are, below its output."""
+
+
+def covered(names: Iterable[str]) -> set[str]:
+    """The parts whose records a bulk job's merged tables hold, by the tables' names."""
+    parts = set()
+    for name in names:
+        first, last = name.removesuffix(".parquet").split("..")
+        start, stop = (int(part.removeprefix("part-")) for part in (first, last))
+        parts |= {f"part-{number:05d}" for number in range(start, stop + 1)}
+    return parts
+
+
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from enhance_ray import __version__
-from enhance_ray.cli import corpus, evaluate, info, models, recordings, recover, train
+from enhance_ray.cli import corpus, evaluate, info, models, recordings, records, recover, train
 from enhance_ray.cli.common import say
 from enhance_ray.cli.recordings import REPORT_NAME
 from enhance_ray.errors import CheckpointError, ConfigError, EnhanceRayError
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     recordings.add(commands)
     recover.add(commands)
+    records.add(commands)
     info.add(commands)
     train.add(commands)
     models.add_resemble(commands)

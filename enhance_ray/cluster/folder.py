@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -107,7 +108,13 @@ class Folder:
         pq.write_table(table, sink, compression="zstd")
         self.write(name, sink.getvalue().to_pybytes())
 
-    def read_tables(self, names: Sequence[str], columns: Sequence[str] | None = None) -> list[pa.Table]:
-        """Several at once."""
+    def read_tables(self, names: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Several, in order, of which a few are read ahead."""
         with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(lambda name: self.read_table(name, columns), names))
+            waiting: deque[Future[pa.Table]] = deque()
+            for name in names:
+                waiting.append(pool.submit(self.read_table, name, columns))
+                if len(waiting) > 2 * _READERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()

@@ -1,6 +1,7 @@
 """A bucket restored on a cluster: what comes out is what one machine would write, and none is lost."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import bulk_corpus
@@ -18,13 +20,16 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from bulk_corpus import actors, contents, job_state, load_slowly, outputs, records
 from serving import until
 
-from enhance_ray import audio, cli
+from enhance_ray import EnhanceOptions, Enhancer, audio, cli
 from enhance_ray.cluster import scratch
-from enhance_ray.cluster.bulk import BulkConfig, command, driver, run
+from enhance_ray.cluster.bulk import BulkConfig, command, driver, inputs, run, running
+from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.errors import ConfigError
+from enhance_ray.files import Job, enhance_files
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,95 @@ def test_a_bucket_is_restored_as_files_are_and_the_next_run_does_what_is_new(
     # The object that was mended is done in its old place in the manifest, and as the new version that it is.
     assert (again.added, again.report.done, again.report.failed) == (2, 21, 5)
     assert contents(output)["show-0/new.wav"] == expected["show-0/0000.wav"]
+
+
+def listed_with_a_pause(pages, until_done):
+    """`inputs.pages`, but the second half of each page comes when ``until_done`` returns."""
+
+    def listed(*arguments, **settings):
+        for page in pages(*arguments, **settings):
+            yield page.slice(0, len(page) // 2)
+            until_done()
+            yield page.slice(len(page) // 2)
+
+    return listed
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Work begins with the first part."""
+    monkeypatch.setattr(driver, "_LISTING_SECONDS", 0.5)
+    monkeypatch.setattr(planning, "_LOOK_AHEAD", 1)
+    monkeypatch.setattr(planning, "_BATCH", (1, 1))
+    return monkeypatch
+
+
+def test_the_first_files_are_restored_while_the_input_is_still_listed(
+    ray_cluster, recordings, expected, tmp_path, eager
+):
+    folder, *_ = recordings
+    output = str(tmp_path / "out")
+    pages = listed_with_a_pause(inputs.pages, lambda: until(lambda: job_state(output).finished(), seconds=90))
+    eager.setattr(inputs, "pages", pages)
+    outcome = run(BulkConfig(input=str(folder), output=output, files_per_part=2, max_failed=None))
+    assert (outcome.status, outcome.listed, outcome.parts_left) == ("complete", 24, 0)
+    assert contents(output) == expected
+
+
+def test_a_job_stops_when_it_has_cost_what_it_may_and_a_higher_limit_goes_on(
+    ray_cluster, recordings, expected, tmp_path
+):
+    folder, *_ = recordings
+    settings = BulkConfig(
+        input=str(folder),
+        output=str(tmp_path / "out"),
+        files_per_part=2,
+        max_failed=None,
+        price_per_cpu_hour=3600.0,  # one for a second
+        max_cost=3.0,
+    )
+    stopped = run(settings, load=load_slowly)
+    assert stopped.status == "stopped" and stopped.parts_left
+    assert stopped.report.cost > 3
+    again = run(settings, load=load_slowly)  # what was spent counts
+    assert again.status == "stopped" and again.parts_left
+    done = run(dataclasses.replace(settings, max_cost=1e6))
+    assert (done.status, done.parts_left) == ("complete", 0)
+    assert contents(settings.output).keys() == expected.keys()
+
+
+def test_a_listing_that_fails_on_the_way_is_told_when_what_was_found_is_done(
+    ray_cluster, recordings, tmp_path, eager
+):
+    def fail():
+        until(lambda: job_state(output).finished(), seconds=90)
+        raise ConfigError("s3://bucket", "cannot be listed: expired token")
+
+    folder, *_ = recordings
+    output = str(tmp_path / "out")
+    eager.setattr(inputs, "pages", listed_with_a_pause(inputs.pages, fail))
+    with pytest.raises(ConfigError, match="expired token"):
+        run(BulkConfig(input=str(folder), output=output, files_per_part=2, max_failed=None))
+    state = job_state(output)
+    assert state.finished() == set(state.parts()) != set()
+
+
+def test_a_small_file_costs_few_requests_to_the_storage(s3, recordings, monkeypatch):
+    """Each is billed."""
+    asked = []
+    ask = s3fs.S3FileSystem._call_s3
+
+    async def counted(self, method, *arguments, **values):
+        asked.append(method)
+        return await ask(self, method, *arguments, **values)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    _, whole, _ = recordings
+    jobs = [Job(f"{s3}/bulk/in/{name}", f"{s3}/requests/{name}") for name in whole[:6]]
+    options = EnhanceOptions(mode="denoise")
+    done = list(enhance_files(jobs, Enhancer.load(denoiser_only=True), options, force=True))
+    assert [record.status for record in done] == ["done"] * 6
+    assert len(asked) <= 4 * len(jobs), Counter(asked)
 
 
 def test_shards_come_out_as_shards(s3, ray_cluster, recordings, expected):
@@ -178,7 +272,7 @@ def test_an_actor_that_is_silent_for_longer_than_its_lease_commits_nothing(
         max_failed=None,
     )
     given_up = threading.Event()
-    end_process = driver.end_process
+    end_process = running.end_process
 
     def give_up(node, pid):
         given_up.set()
@@ -188,7 +282,7 @@ def test_an_actor_that_is_silent_for_longer_than_its_lease_commits_nothing(
             with contextlib.suppress(ProcessLookupError):  # an actor that a smaller pool has no use for
                 os.kill(pid, signal.SIGCONT)
 
-    monkeypatch.setattr(driver, "end_process", give_up)
+    monkeypatch.setattr(running, "end_process", give_up)
 
     def stop():
         storage = fsspec.filesystem("s3")
@@ -220,8 +314,8 @@ def test_a_job_outlives_its_driver_and_a_storage_that_is_away(
     output = f"{s3}/driver/out"
     code = f"""
 import ray, sys
-from enhance_ray.cluster.bulk import BulkConfig, driver
-driver._USAGE_SECONDS = 0.2
+from enhance_ray.cluster.bulk import BulkConfig, driver, running
+running._USAGE_SECONDS = 0.2
 ray.init(address={ray_cluster.address!r}, logging_level="error", log_to_driver=False)
 driver.run(BulkConfig(input=sys.argv[1], output=sys.argv[2], flush_seconds=0.2, max_failed=None))
 """
@@ -289,3 +383,25 @@ def test_a_plan_says_what_a_job_will_take(s3, recordings, tmp_path, capsys):
     assert said["wall_hours"] == pytest.approx(said["actor_hours"] / 4)
     assert said["cost"] == pytest.approx(2 * said["actor_hours"])
     assert not (tmp_path / "out" / "show-0").exists()
+
+    assert command.main([*arguments, "--finish-in", str(said["actor_hours"] / 3.5)]) == 0
+    assert ": 4 actors" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main([*arguments, "--finish-in", "0"])
+    assert "expected a number above 0" in capsys.readouterr().err
+
+
+def test_a_deadline_decides_how_many_actors_there_are(ray_cluster, recordings, tmp_path, monkeypatch, capsys):
+    folder, *_ = recordings
+    ran = []
+    run_job = driver.run
+    monkeypatch.setattr(
+        driver, "run", lambda settings, **others: ran.append(settings) or run_job(settings, **others)
+    )
+    monkeypatch.setattr(command.session, "connect", lambda address: None)
+    arguments = ["--input", str(folder), "--output", str(tmp_path / "out"), "--speed", "1"]
+    assert command.main([*arguments, "--finish-in", "0.006", "--max-failed", "null"]) == 1  # some are broken
+    [settings] = ran
+    assert settings.actors[0] == 1 < settings.actors[1] < 6
+    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert outcome["status"] == "complete" and outcome["listed"] == 0  # the plan had listed

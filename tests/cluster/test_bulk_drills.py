@@ -126,8 +126,8 @@ def test_the_driver_is_killed_and_the_command_run_again(s3, ray_cluster, recordi
     config = settings(s3, "driver")
     code = f"""
 import ray, sys
-from enhance_ray.cluster.bulk import BulkConfig, driver
-driver._USAGE_SECONDS = 1
+from enhance_ray.cluster.bulk import BulkConfig, driver, running
+running._USAGE_SECONDS = 1
 ray.init(address={ray_cluster.address!r}, logging_level="error", log_to_driver=False)
 driver.run(BulkConfig(input=sys.argv[1], output=sys.argv[2], actors=2, flush_seconds=2.0, max_failed=None))
 """
@@ -220,8 +220,8 @@ class Chaos:
     CODE = """
 import sys, ray
 from bulk_corpus import load_with_every_poison
-from enhance_ray.cluster.bulk import BulkConfig, driver
-driver._USAGE_SECONDS = 1
+from enhance_ray.cluster.bulk import BulkConfig, driver, running
+running._USAGE_SECONDS = 1
 ray.init(address=sys.argv[1], logging_level="error", log_to_driver=False)
 config = BulkConfig(
     input=sys.argv[2], output=sys.argv[3], actors=2, cpus_per_actor=4, files_at_once=1, files_per_part=20,

@@ -1,20 +1,24 @@
 """What a bulk job's input is found to be, and what of it is new."""
 
+import contextlib
 import csv
 import datetime
+import gzip
 import json
+import urllib.parse
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
-from enhance_ray.cluster.bulk import listing
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk.identity import Fingerprint, open_job
-from enhance_ray.cluster.bulk.seen import Seen, digests_of
+from enhance_ray.cluster.bulk.index import Index
+from enhance_ray.cluster.bulk.inputs import manifests
 from enhance_ray.cluster.bulk.settings import BulkConfig
-from enhance_ray.cluster.bulk.state import RECORDS, JobState
+from enhance_ray.cluster.bulk.state import MANIFEST, RECORDS, JobState
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings.options import EnhanceOptions
 
@@ -71,6 +75,15 @@ def test_outputs_below_the_input_are_no_inputs(folder):
     rows = planned(settings(folder, out), JobState(str(out), "job"))
 
     assert not [row for row in rows if "restored" in row["uri"]]
+
+
+def test_several_inputs_are_one_job_whose_outputs_keep_whole_names(folder, tmp_path):
+    (tmp_path / "list.csv").write_text("uri\ns3://b/x.wav\n")
+    config = BulkConfig(input=(f"{folder}/a", f"{tmp_path}/list.csv"), output=str(tmp_path / "out"))
+    found = [row["uri"] for row in planned(config, JobState(str(tmp_path / "out"), "job"))]
+    assert found == [f"{folder}/a/1.wav", f"{folder}/a/deep/x.flac", "s3://b/x.wav"]
+    outputs = [planning.output_of(config, uri, None, None, ".wav") for uri in found[1:]]
+    assert outputs == [f"{tmp_path}/out{folder}/a/deep/x.flac.wav", f"{tmp_path}/out/b/x.wav"]
 
 
 def test_a_glob_takes_what_it_matches(folder, tmp_path):
@@ -159,12 +172,24 @@ def test_s3_is_listed_by_pages_with_etags(s3):
 
 def test_small_jobs_get_parts_for_all_actors_and_large_files_parts_of_their_own():
     def part_sizes(sizes, **others):
-        found = iter([listing.Entry(str(n), size) for n, size in enumerate(sizes)])
-        return [len(part) for part in planning._parts(found, settings("in", "out", **others))]
+        rows = [{"uri": str(n), "bytes": size} for n, size in enumerate(sizes)]
+        pages = (pa.Table.from_pylist(rows[n : n + 7], MANIFEST) for n in range(0, len(rows), 7))
+        parts = list(planning._parts(pages, settings("in", "out", **others)))
+        assert pa.concat_tables(parts).to_pylist() == pa.Table.from_pylist(rows, MANIFEST).to_pylist()
+        return [len(part) for part in parts]
 
     assert part_sizes([1] * 100, actors=4) == [4] * 25
     assert part_sizes([1] * 5000, files_per_part=500) == [500] * 10
     assert part_sizes([8, 8, 1, 1], gigabytes_per_part=8e-9)[0] == 1
+
+
+def test_parts_of_a_huge_job_grow(monkeypatch):
+    monkeypatch.setattr(planning, "_LOOK_AHEAD", 10)
+    monkeypatch.setattr(planning, "_USUAL_PARTS", 5)
+    page = pa.Table.from_pylist([{"uri": str(n), "bytes": 1} for n in range(1000)], MANIFEST)
+    parts = [len(part) for part in planning._parts([page], settings("in", "out", files_per_part=10))]
+    assert sum(parts) == 1000 and parts[:6] == [10] * 6
+    assert parts[:-1] == sorted(parts[:-1]) and max(parts) > 100
 
 
 @pytest.mark.parametrize("layout", ["tree", "content"])
@@ -189,17 +214,16 @@ def test_an_output_keeps_its_inputs_name_where_the_format_stays():
     assert planning.output_of(config, "s3://in/shows/x/a.mp3", None, "y/b.mp3", ".mp3") == "s3://out/y/b.mp3"
 
 
-def test_a_digest_is_seen_once():
-    seen = Seen()
-    versions = [(str(n % 700), None) for n in range(1000)]
+def test_a_version_is_new_once(tmp_path):
+    def versions(*pairs):
+        return pa.Table.from_pylist([{"uri": uri, "etag": etag} for uri, etag in pairs], MANIFEST)
 
-    assert seen.add(digests_of(versions)).sum() == 700
-    assert seen.add(digests_of([("1", None), ("x", None), ("1", "etag")])).tolist() == [
-        False,
-        True,
-        True,
-    ]
-    assert not seen.add(digests_of(versions)).any()
+    numbered = versions(*((str(n % 700), None) for n in range(1000)))
+    with contextlib.closing(Index(tmp_path)) as index:
+        assert index.add(numbered).tolist() == list(range(700))
+        assert index.add(versions(("1", None), ("x", None), ("1", "etag"))).tolist() == [1, 2]
+        assert index.add(numbered).tolist() == []
+        assert index.size == 702
 
 
 def test_a_job_with_another_fingerprint_is_refused_unless_it_is_new(tmp_path):
@@ -248,7 +272,114 @@ def test_a_budget_that_is_none_is_refused(wrong):
 def test_times_of_a_manifest_tell_versions(tmp_path):
     row = {"uri": "x.wav", "last_modified": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).isoformat()}
 
-    assert listing._entry(row, "row").etag == "2026-01-02T00:00:00+00:00"
+    assert manifests.row_of(row, "row")["etag"] == "2026-01-02T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string()])
+def test_a_plain_table_is_taken_as_it_is_and_as_if_row_by_row(tmp_path, text):
+    rows = [
+        {
+            "uri": f"s3://b/{n}.wav",
+            "bytes": n,
+            "etag": f"e{n}",
+            "last_modified": datetime.datetime(2026, 1, 1),
+        }
+        for n in range(5)
+    ]
+    schema = pa.schema(
+        [("uri", text), ("bytes", pa.int32()), ("etag", text), ("last_modified", pa.timestamp("ms"))]
+    )
+    table = pa.Table.from_pylist(rows, schema)
+    assert manifests._is_plain(table)
+    for name, columns in (("plain", table), ("mixed", table.append_column("show", [["news"] * 5]))):
+        pq.write_table(columns, tmp_path / f"{name}.parquet")
+    plain, mixed = (
+        pa.concat_tables(manifests.pages(f"{tmp_path}/{name}.parquet")) for name in ("plain", "mixed")
+    )
+    assert plain.schema == mixed.schema == MANIFEST
+    assert plain.drop_columns("extra") == mixed.drop_columns("extra")
+    assert mixed["extra"].to_pylist() == ['{"show": "news"}'] * 5
+
+
+def test_rows_without_names_are_refused_by_their_number(tmp_path):
+    pq.write_table(pa.table({"uri": ["a.wav", None]}), tmp_path / "list.parquet")
+    with pytest.raises(ConfigError, match='row 2: expected a column "uri"'):
+        list(manifests.pages(f"{tmp_path}/list.parquet"))
+
+
+OBJECTS = [
+    ("shows/a b.mp3", True, False, 10, "e1"),
+    ("shows/a+b.mp3", True, False, 11, "e2"),
+    ("shows/ü%.mp3", True, False, 12, "e3"),
+    ("shows/old.mp3", False, False, 13, "e4"),
+    ("shows/deleted.mp3", True, True, None, None),
+    ("shows/notes.txt", True, False, 14, "e5"),
+    ("shows/", True, False, 0, "e6"),
+    ("restored/a.mp3", True, False, 15, "e7"),
+]
+
+
+@pytest.mark.parametrize("form", ["CSV", "ORC", "Parquet"])
+def test_an_inventory_of_s3_gives_what_is_there_now(tmp_path, form):
+    modified = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "2026-01-03T01-00Z").mkdir()
+    names = [
+        "bucket",
+        "key",
+        "version_id",
+        "is_latest",
+        "is_delete_marker",
+        "size",
+        "last_modified_date",
+        "e_tag",
+    ]
+    file = tmp_path / "data" / f"x.{'csv.gz' if form == 'CSV' else form.lower()}"
+    if form == "CSV":
+        schema = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
+        with gzip.open(file, "wt", newline="") as text:
+            writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+            for key, latest, marker, size, etag in OBJECTS:
+                flags = (str(flag).lower() for flag in (latest, marker))
+                coded = urllib.parse.quote_plus(key, safe="/")
+                writer.writerow(["b", coded, "v", *flags, size, "2026-01-02T03:04:05.000Z", etag])
+    else:
+        schema = "message s3.inventory { ... }"
+        rows = [
+            ("b", key, "v", latest, marker, size, modified, etag)
+            for key, latest, marker, size, etag in OBJECTS
+        ]
+        kinds = [pa.string()] * 3 + [pa.bool_()] * 2 + [pa.int64(), pa.timestamp("ms", tz="UTC"), pa.string()]
+        table = pa.table([pa.array(c, k) for c, k in zip(zip(*rows, strict=True), kinds, strict=True)], names)
+        (orc.write_table if form == "ORC" else pq.write_table)(table, file)
+    manifest = tmp_path / "2026-01-03T01-00Z" / "manifest.json"
+    manifest.write_text(
+        json.dumps(
+            {
+                "sourceBucket": "b",
+                "destinationBucket": "arn:aws:s3:::lists",
+                "fileFormat": form,
+                "fileSchema": schema,
+                "files": [{"key": f"inventory/b/all/data/{file.name}", "size": 1, "MD5checksum": "x"}],
+            }
+        )
+    )
+    rows = planned(settings(manifest, "s3://b/restored"), JobState(str(tmp_path / "out"), "job"))
+    assert [(row["uri"], row["bytes"], row["etag"]) for row in rows] == [
+        ("s3://b/shows/a b.mp3", 10, "e1"),
+        ("s3://b/shows/a+b.mp3", 11, "e2"),
+        ("s3://b/shows/ü%.mp3", 12, "e3"),
+    ]
+    assert {row["last_modified"] for row in rows} == {modified}
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"fileFormat": "XML", "fileSchema": "", "files": []}', "no"])
+def test_an_inventory_that_is_none_is_refused_by_name(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"manifest\.json: is no inventory of S3"):
+        planned(
+            settings(tmp_path / "manifest.json", tmp_path / "out"), JobState(str(tmp_path / "out"), "job")
+        )
 
 
 def test_a_part_that_was_begun_and_reopened_on_s3_has_the_records_that_are_left(s3):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from enhance_ray import audio, cli
+from enhance_ray.cluster.bulk.state import MANIFEST, RECORDS, JobState
+from enhance_ray.records import JOB_FOLDER
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -112,6 +115,12 @@ def desk(tmp_path, monkeypatch):
         encoder.write(tone().T)
     # Its index, which a recorder writes at the end, is not there.
     (tmp_path / "unfinished.m4a").write_bytes(phone.read_bytes().partition(b"moov")[0][:-4])
+    # What a bulk job leaves.
+    job = JobState(f"{tmp_path}/runs/restored", "job")
+    for name, schema in (("manifest", MANIFEST), ("records", RECORDS)):
+        rows = [{"uri": "a.mp3", **({"status": "done"} if name == "records" else {})}]
+        job.folder.write_table(f"{name}/part-00000.parquet", pa.Table.from_pylist(rows, schema))
+    (tmp_path / "runs" / "restored" / JOB_FOLDER / "job.json").write_text('{"job": "job"}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     return tmp_path

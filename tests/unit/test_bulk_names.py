@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("ray")
 
 from enhance_ray.audio import Patience
-from enhance_ray.cluster.bulk import listing, shards
+from enhance_ray.cluster.bulk import inputs, shards
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk.names import path_of, storable
 from enhance_ray.cluster.bulk.settings import BulkConfig
@@ -74,10 +74,11 @@ def test_a_folder_of_any_names_is_planned_and_each_leads_back(tmp_path):
 def test_a_list_of_any_names_is_planned(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b"uri,output,show\n" + b"".join(b'"%s","out/%s",x\n' % (name, name) for name in RAW[:4]))
-    found = list(listing.entries(BulkConfig(input=str(path), output=str(tmp_path / "out"))))
-    assert [os.fsencode(path_of(entry.uri)) for entry in found] == RAW[:4]
-    assert [os.fsencode(path_of(entry.output)) for entry in found] == [b"out/" + name for name in RAW[:4]]
-    assert all(entry.uri.isprintable() for entry in found)
+    [found] = inputs.pages(str(path))
+    uris, outputs = found["uri"].to_pylist(), found["output"].to_pylist()
+    assert [os.fsencode(path_of(uri)) for uri in uris] == RAW[:4]
+    assert [os.fsencode(path_of(output)) for output in outputs] == [b"out/" + name for name in RAW[:4]]
+    assert all(uri.isprintable() for uri in uris)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")

@@ -23,7 +23,8 @@ from enhance_ray.settings import trees
 
 EXIT_STATUS = """\
 exit status: 0 all done, 1 some files could not be used (listed in failed/), 2 wrong usage,
-3 stopped because too many files failed, 130 interrupted. The same command goes on where a run ended."""
+3 stopped because too many files failed or the job cost too much, 130 interrupted. The same command goes on
+where a run ended."""
 _EXITS = {"stopped": 3, "interrupted": 130}
 
 
@@ -33,18 +34,25 @@ def main(arguments: Sequence[str] | None = None, description: str | None = None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
     try:
         settings = _settings(parsed)
-        if parsed.plan_only:
-            expected = forecast.forecast(
-                settings, driver.planned(settings, new_job=parsed.new_job), speed=parsed.speed
-            )
-            write_line(f"{expected.text()}\n{json.dumps(dataclasses.asdict(expected))}")
-            return 0
+        is_planned = parsed.plan_only or parsed.finish_in is not None
+        if is_planned:
+            state = driver.planned(settings, new_job=parsed.new_job)
+            expected = forecast.forecast(settings, state, speed=parsed.speed)
+            text = expected.text()
+            if parsed.finish_in is not None:
+                needed = expected.actors_for(parsed.finish_in)
+                settings = dataclasses.replace(settings, actors=(1, needed))
+                text += f"\nto end in {parsed.finish_in:g} h: {needed:,} actors"
+            if parsed.plan_only:
+                write_line(f"{text}\n{json.dumps(dataclasses.asdict(expected))}")
+                return 0
+            sys.stderr.write(f"{text}\n")
         session.connect(parsed.address)
         outcome = driver.run(
             settings,
-            new_job=parsed.new_job,
+            new_job=parsed.new_job and not is_planned,
             retry_failed=parsed.retry_failed,
-            list_input=not parsed.no_listing,
+            list_input=not (parsed.no_listing or is_planned),
         )
     except EnhanceRayError as error:
         sys.stderr.write(f"enhance_bulk: {error}\n")
@@ -65,12 +73,15 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         description=description, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file, see configs/bulk.yaml")
-    parser.add_argument("--input", metavar="URI", help="prefix, glob, manifest or recording")
+    parser.add_argument(
+        "--input", metavar="URI", action="append", help="prefix, glob, manifest or recording; may be repeated"
+    )
     parser.add_argument("--output", metavar="URI", help="prefix for outputs, records and the report")
     parser.add_argument("--model", metavar="MODEL", help="model folder or URI, as nodes find it")
     parser.add_argument(
         "--max-failed", metavar="N|X%", type=yaml.safe_load, help="failures that stop the job"
     )
+    parser.add_argument("--max-cost", metavar="X", type=float, help="what the job may cost, by its prices")
     parser.add_argument(
         "--scores",
         action="store_true",
@@ -82,6 +93,12 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--plan-only", action="store_true", help="list, and say what the job takes and costs")
     parser.add_argument("--speed", type=float, metavar="X", help="of an actor, times real time, for the plan")
     parser.add_argument(
+        "--finish-in",
+        type=_positive,
+        metavar="HOURS",
+        help="take as many actors as that needs, by the plan and --speed, whatever the settings say",
+    )
+    parser.add_argument(
         "--new-job", action="store_true", help="forget what was done at OUTPUT, and replace it"
     )
     parser.add_argument("--retry-failed", action="store_true", help="do again what failed before")
@@ -91,12 +108,21 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
 def _settings(parsed: argparse.Namespace) -> BulkConfig:
     given: dict[str, Any] = {
         name: getattr(parsed, name)
-        for name in ("input", "output", "model", "max_failed", "scores")
+        for name in ("input", "output", "model", "max_failed", "max_cost", "scores")
         if getattr(parsed, name) is not None
     }
+    if len(given.get("input", ())) == 1:
+        [given["input"]] = given["input"]
     # JSON is YAML: what the options were read as comes back as it was.
     overrides = [*(f"{name}={json.dumps(value)}" for name, value in given.items()), *parsed.set]
     if parsed.config is not None:

@@ -53,13 +53,15 @@ class Part:
 class TaskFeed(Iterator[Job]):
     """An endless iterator of jobs. `files.enhance_files` has one thread at a time in it."""
 
-    def __init__(self, announce: Callable[[Sequence[FileTask]], None]) -> None:
+    def __init__(self, announce: Callable[[Sequence[FileTask]], None], ahead: float = 1.0) -> None:
         """Make an empty one.
 
         Args:
             announce: called with files before the first of them is given out.
+            ahead: announce so many times what is usual at once. After a death, what was announced is suspect.
         """
         self._announce = announce
+        self._most_files, self._most_bytes = ahead * _ANNOUNCED_FILES, ahead * _ANNOUNCED_BYTES
         self._changed = threading.Condition()
         self._parts: deque[Part] = deque()
         self._open: dict[str, deque[FileTask]] = {}  # by input; two versions of one may be open
@@ -126,7 +128,7 @@ class TaskFeed(Iterator[Job]):
     def _fill(self) -> None:
         """Get the next few files, the announcement of which costs one message."""
         size = 0
-        while len(self._ready) < _ANNOUNCED_FILES and size < _ANNOUNCED_BYTES:
+        while len(self._ready) < self._most_files and size < self._most_bytes:
             task = self._pull(wait=not self._ready)
             if task is None:
                 break

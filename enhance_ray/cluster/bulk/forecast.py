@@ -7,6 +7,7 @@ actor-hours             = hours * channels / speed of an actor
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import tempfile
 import time
@@ -14,9 +15,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from enhance_ray import audio
 from enhance_ray.audio import AudioInfo, Patience
@@ -32,6 +34,7 @@ _SAMPLES = 200
 _LEAST_SAMPLES = 12  # of a kind of file
 _MEMBERS = 3  # of a shard
 _PATIENCE = 30.0
+_ENDING = r"(?s)^.*?((?:[.][^./]+)?)$"
 _RESAMPLES = 400
 _MEASURED_SECONDS = 20
 _SAMPLE_BYTES = {"s16": 2, "s24": 3, "s32": 4, "f32": 4}
@@ -65,6 +68,10 @@ class Forecast:
     output_bytes: float
     cost: float | None
     """In the currency of the prices; None where there are none."""
+
+    def actors_for(self, hours: float) -> int:
+        """How many actors finish within ``hours``, if the cluster has room for them."""
+        return max(1, math.ceil(self.actor_hours / hours))
 
     def text(self) -> str:
         """For people."""
@@ -159,23 +166,30 @@ def forecast(
 
 
 def _kinds(state: JobState) -> dict[str, _Kind]:
-    """Files by extension, with a sample of each kind (reservoirs: the manifest may be long)."""
+    """Files by extension, with a sample of each kind; the manifest may be long."""
     random = np.random.default_rng(0)
     kinds: defaultdict[str, _Kind] = defaultdict(_Kind)
-    for part in state.parts():
-        table = state.folder.read_table(f"manifest/{part}.parquet", ["uri", "bytes"])
-        for uri, size in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            kind = kinds[PurePosixPath(uri).suffix.lower()]
-            kind.files += 1
-            kind.bytes += size or 0
-            if len(kind.sample) < _SAMPLES:
-                kind.sample.append((uri, size or 0))
-            elif (place := int(random.integers(kind.files))) < _SAMPLES:
-                kind.sample[place] = (uri, size or 0)
+    # The smallest of random numbers are a sample in which every file is as likely as any other.
+    drawn: defaultdict[str, list[tuple[float, str, int]]] = defaultdict(list)
+    for table in state.folder.read_tables(
+        [f"manifest/{part}.parquet" for part in state.parts()], ["uri", "bytes"]
+    ):
+        endings = pc.utf8_lower(pc.replace_substring_regex(table["uri"], _ENDING, r"\1"))
+        encoded = endings.combine_chunks().dictionary_encode()
+        codes, sizes = encoded.indices.to_numpy(), table["bytes"].fill_null(0).to_numpy()
+        numbers = random.random(len(table))
+        for code, ending in enumerate(encoded.dictionary.to_pylist()):
+            rows = np.flatnonzero(codes == code)
+            kinds[ending].files += rows.size
+            kinds[ending].bytes += int(sizes[rows].sum())
+            rows = rows[np.argsort(numbers[rows])[:_SAMPLES]]
+            uris = table["uri"].take(rows).to_pylist()
+            found = zip(numbers[rows].tolist(), uris, sizes[rows].tolist(), strict=True)
+            drawn[ending] = sorted([*drawn[ending], *found])[:_SAMPLES]
     total = sum(kind.files for kind in kinds.values())
-    for kind in kinds.values():
+    for ending, kind in kinds.items():
         most = max(_LEAST_SAMPLES, round(_SAMPLES * kind.files / total))
-        kind.sample = [kind.sample[i] for i in random.permutation(len(kind.sample))[:most]]
+        kind.sample = [(uri, size) for _, uri, size in drawn[ending][:most]]
     return dict(kinds)
 
 

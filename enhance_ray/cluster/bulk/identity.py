@@ -22,11 +22,12 @@ import torch
 import enhance_ray
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.cluster.bulk.settings import BulkConfig
-from enhance_ray.cluster.bulk.state import FOLDER, JobState, name_by_time
+from enhance_ray.cluster.bulk.state import JobState, name_by_time
 from enhance_ray.cluster.folder import Folder
 from enhance_ray.enhancer import resolve_device
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.precision import resolve_precision
+from enhance_ray.records import JOB_FOLDER
 from enhance_ray.settings import trees
 from enhance_ray.settings.options import Precision
 from enhance_ray.settings.schema import readable
@@ -96,19 +97,19 @@ def open_job(settings: BulkConfig, fingerprint: Fingerprint, *, new: bool = Fals
     Raises:
         ConfigError: the outputs are those of a job with another fingerprint, or the storage cannot be used.
     """
-    folder = Folder(f"{settings.output.rstrip('/')}/{FOLDER}")
+    folder = Folder(f"{settings.output.rstrip('/')}/{JOB_FOLDER}")
     try:
         found = None if new else _read_job(folder)
         if found is None:
             job = name_by_time()
-            _write_job(folder, job, settings.input, fingerprint)
+            _write_job(folder, job, settings.source, fingerprint)
             return JobState(settings.output, job, settings.patience_seconds)
     except ConfigError:
         raise
     except FILE_ERRORS as error:
         raise ConfigError(settings.output, f"cannot be used: {explain(error)}") from error
     job, source, before = found
-    if source.rstrip("/") != settings.input.rstrip("/"):
+    if source.rstrip("/") != settings.source.rstrip("/"):
         raise ConfigError(settings.output, f"belongs to a job whose input is {source}; --new-job replaces it")
     if difference := fingerprint.difference(before):
         raise ConfigError(

@@ -100,6 +100,11 @@ class Snapshot:
     parts_open: int
     """Parts that living actors hold a lease of."""
 
+    @property
+    def actor_hours(self) -> float:
+        """That actors were there."""
+        return sum(actor.seen - actor.started for actor in self.actors.values()) / 3600
+
 
 @dataclass(slots=True)
 class _Suspicion:
@@ -274,7 +279,8 @@ class Ledger:
         holders = {lease.actor for lease in memory.leases.values()}
         memory.dead |= silent & holders
         memory.absent |= silent - holders
-        self._save()
+        if silent:
+            self._save()
         return [memory.actors[name] for name in sorted(silent)]
 
     def snapshot(self) -> Snapshot:

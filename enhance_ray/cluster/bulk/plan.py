@@ -1,33 +1,42 @@
 """Planning: what a job's input holds, as parts of a manifest on the storage.
 
-    input -> listing, in order, a page at a time -> what no part holds yet -> parts
+    inputs, in order, a page at a time -> what no part holds yet -> parts
 
-Memory depends on the pages under way and on 16 bytes for each input that is known, not on names. A second run
-adds what is new: objects that were not there, and objects whose etag has changed.
+Memory depends on the pages under way alone: what is known already is on disk. A second run adds what is new:
+objects that were not there, and objects whose etag has changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 
 from enhance_ray import audio
 from enhance_ray.audio import is_remote
 from enhance_ray.audio.storage import FILE_ERRORS, explain
-from enhance_ray.cluster.bulk.listing import Entry, entries, glob_base, is_glob, is_manifest, paged
+from enhance_ray.cluster.bulk import inputs
+from enhance_ray.cluster.bulk.index import Index
+from enhance_ray.cluster.bulk.inputs import glob_base, is_glob, is_manifest
 from enhance_ray.cluster.bulk.names import storable
-from enhance_ray.cluster.bulk.seen import Seen, digests_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
-from enhance_ray.cluster.bulk.state import MANIFEST, JobState
+from enhance_ray.cluster.bulk.state import JobState
 from enhance_ray.errors import ConfigError
 
 _PARTS_PER_ACTOR = 8
 _LOOK_AHEAD = 100_000  # inputs whose number decides how small parts are
+_USUAL_PARTS = 20_000
+"""Parts of the usual size that a job has; in a larger one parts grow, so that there are not hundreds of
+thousands."""
+_BATCH = (10_000, 1_000_000)
+"""Fewest and most rows that are looked up at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,40 +59,62 @@ def plan(
     Args:
         settings: of the job.
         state: of the job.
-        progress: called with (listed, added) after every part.
+        progress: called with (listed, added), every ten thousand inputs or more.
 
     Raises:
         ConfigError: the input does not exist, cannot be listed, is no manifest, or holds no audio.
     """
     parts = state.parts()
-    known = Seen()
-    for table in state.folder.read_tables([f"manifest/{part}.parquet" for part in parts], ["uri", "etag"]):
-        known.add(digests_of(zip(*(column.to_pylist() for column in table.columns), strict=True)))
     listed = added = 0
     number = 1 + max((int(part.removeprefix("part-")) for part in parts), default=-1)
     first = number
+    with (
+        tempfile.TemporaryDirectory(prefix="enhance-ray-plan-", ignore_cleanup_errors=True) as folder,
+        contextlib.closing(Index(Path(folder))) as index,
+    ):
 
-    def fresh() -> Iterator[Entry]:
-        nonlocal listed
-        for page in paged(entries(settings), 1000):
-            listed += len(page)
-            yield from itertools.compress(page, known.add(digests_of((e.uri, e.etag) for e in page)))
+        def fresh() -> Iterator[pa.Table]:
+            nonlocal listed, added
+            pages = (
+                inputs.pages(source, output=settings.output, threads=settings.listing_threads)
+                for source in settings.inputs
+            )
+            for batch in _batches(itertools.chain.from_iterable(pages), index):
+                new = batch.take(index.add(batch))
+                listed += len(batch)
+                added += len(new)
+                if progress is not None:
+                    progress(listed, added)
+                yield new
 
-    try:
-        for part in _parts(fresh(), settings):
-            table = pa.Table.from_pylist([entry._asdict() for entry in part], MANIFEST)
-            state.folder.write_table(f"manifest/part-{number:05d}.parquet", table)
-            number += 1
-            added += len(part)
-            if progress is not None:
-                progress(listed, added)
-    except FILE_ERRORS as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(settings.input, f"cannot be listed: {explain(error)}") from error
+        known = state.folder.read_tables([f"manifest/{part}.parquet" for part in parts], ["uri", "etag"])
+        for batch in _batches(known, index):
+            index.add(batch)
+        try:
+            for part in _parts(fresh(), settings):
+                state.folder.write_table(f"manifest/part-{number:05d}.parquet", part)
+                number += 1
+        except FILE_ERRORS as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(settings.source, f"cannot be listed: {explain(error)}") from error
     if not listed:
-        raise ConfigError(settings.input, "no audio was found in it")
+        raise ConfigError(settings.source, "no audio was found in it")
     return Planned(listed, added, number - first)
+
+
+def _batches(pages: Iterable[pa.Table], index: Index) -> Iterator[pa.Table]:
+    """``pages``, joined to a share of what is known, since every look reads all of that."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for page in pages:
+        waiting.append(page)
+        rows += len(page)
+        if rows >= min(max(index.size // 50, _BATCH[0]), _BATCH[1]):
+            yield pa.concat_tables(waiting)
+            waiting, rows = [], 0
+    if rows:
+        yield pa.concat_tables(waiting)
 
 
 def output_of(settings: BulkConfig, uri: str, etag: str | None, given: str | None, extension: str) -> str:
@@ -105,38 +136,56 @@ def output_of(settings: BulkConfig, uri: str, etag: str | None, given: str | Non
     if settings.layout == "content":
         digest = hashlib.sha256(f"{storable(uri)}\n{etag or ''}".encode()).hexdigest()
         return f"{root}/{digest[:2]}/{digest[2:4]}/{digest}{extension}"
-    name = _relative(settings.input, uri)
+    name = _relative(settings, uri)
     path = PurePosixPath(name)
     if path.suffix.lower() != extension or audio.is_known(path.stem):
         name += extension
     return f"{root}/{name}"
 
 
-def _relative(source: str, uri: str) -> str:
-    """``uri`` without what all inputs share: the prefix; for a manifest, the protocol."""
-    if not is_manifest(source):
+def _relative(settings: BulkConfig, uri: str) -> str:
+    """``uri`` without what all inputs share: the prefix; for a manifest or several inputs, the protocol."""
+    [source, *others] = settings.inputs
+    if not others and not is_manifest(source):
         base = glob_base(source) if is_glob(source) else source
         below = uri.removeprefix(f"{base.rstrip('/')}/")
         return below if below != uri else PurePosixPath(uri).name
     return uri.partition("://")[2] if is_remote(uri) else uri.lstrip("/")
 
 
-def _parts(found: Iterator[Entry], settings: BulkConfig) -> Iterator[list[Entry]]:
+def _parts(found: Iterable[pa.Table], settings: BulkConfig) -> Iterator[pa.Table]:
     """Inputs in groups of the size that suits the job."""
-    first = list(itertools.islice(found, _LOOK_AHEAD))
+    rest = iter(found)
+    first: list[pa.Table] = []
+    while sum(map(len, first)) < _LOOK_AHEAD and (table := next(rest, None)) is not None:
+        first.append(table)
     most_files, most_bytes = settings.files_per_part, settings.gigabytes_per_part * 1e9
-    if len(first) < _LOOK_AHEAD:  # all of them: every actor shall get its share
+    if (count := sum(map(len, first))) < _LOOK_AHEAD:  # all of them: every actor shall get its share
         shares = _PARTS_PER_ACTOR * settings.actor_range[1]
-        total = sum(entry.bytes or 0 for entry in first)
-        most_files = min(most_files, -(-len(first) // shares))
-        most_bytes = min(most_bytes, max(-(-total // shares), max((e.bytes or 0 for e in first), default=0)))
-    part: list[Entry] = []
-    size = 0
-    for entry in itertools.chain(first, found):
-        if part and (len(part) >= most_files or size + (entry.bytes or 0) > most_bytes):
-            yield part
-            part, size = [], 0
-        part.append(entry)
-        size += entry.bytes or 0
-    if part:
-        yield part
+        sizes = np.concatenate([np.zeros(1), *map(_sizes, first)])
+        most_files = min(most_files, max(1, -(-count // shares)))
+        most_bytes = min(most_bytes, max(-(-sizes.sum() // shares), sizes.max()))
+    files = size = 0.0
+    open_part: list[pa.Table] = []
+    for table in itertools.chain(first, rest):
+        joined = pa.concat_tables([*open_part, table])
+        ends = np.cumsum(_sizes(joined))
+        start = 0
+        while True:
+            before = ends[start - 1] if start else 0.0
+            most = max(most_bytes, size // _USUAL_PARTS)
+            stop = int(np.searchsorted(ends, before + most, side="right"))
+            stop = max(start + 1, min(stop, start + max(most_files, int(files // _USUAL_PARTS))))
+            if stop >= len(joined):  # there may be more to come
+                break
+            yield joined.slice(start, stop - start)
+            files, size = files + stop - start, size + ends[stop - 1] - before
+            start = stop
+        open_part = [joined.slice(start)]
+    if open_part and len(open_part[0]):
+        yield open_part[0]
+
+
+def _sizes(table: pa.Table) -> np.ndarray:
+    """Bytes of each row; nothing where that is not known."""
+    return np.asarray(table["bytes"].fill_null(0).to_numpy(), np.float64)

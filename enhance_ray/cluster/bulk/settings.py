@@ -7,7 +7,17 @@ from typing import Literal
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings.options import EnhanceOptions, Precision, refuse_all_tracks
-from enhance_ray.settings.ranges import Count, CountOrRange, Name, NotNegative, Percent, Positive, Whole, both
+from enhance_ray.settings.ranges import (
+    Count,
+    CountOrRange,
+    Name,
+    NotEmpty,
+    NotNegative,
+    Percent,
+    Positive,
+    Whole,
+    both,
+)
 from enhance_ray.settings.schema import settings
 
 
@@ -15,12 +25,13 @@ from enhance_ray.settings.schema import settings
 class BulkConfig:
     """From where to where, what is done, and what it may cost."""
 
-    input: Name
+    input: Name | NotEmpty[Name]
     """Folder or prefix; a glob (``s3://bucket/shows/**/*.mp3``); one recording or shard; or a manifest:
     .parquet, .jsonl or .csv with a column "uri" and perhaps bytes, etag, last_modified and output. Its other
-    columns are carried through to the records."""
+    columns are carried through to the records. `manifest.json` is what S3 Inventory writes. Or several of
+    these: the names of their outputs begin with the bucket."""
     output: Name
-    """Folder or prefix; the job's own files are in `state.FOLDER` below it."""
+    """Folder or prefix; the job's own files are in `records.JOB_FOLDER` below it."""
     model: str = "default"
     """As `Enhancer.load` takes it; nodes must be able to read it, so a URI on a cluster."""
     options: EnhanceOptions = field(default_factory=EnhanceOptions)
@@ -63,20 +74,39 @@ class BulkConfig:
     """An actor in which nothing at all has moved for so long gives up, and its files are tried elsewhere."""
     lease_seconds: Positive = 120.0
     """An actor that is not heard of for so long is ended, and its files are tried elsewhere; it tells its
-    news every second, whatever its model does."""
+    news every second, or in a fleet of more than 25 so that all together say 25 things a second."""
     price_per_gpu_hour: NotNegative | None = None
     """In any currency; for the bill."""
     price_per_cpu_hour: NotNegative | None = None
+    max_cost: Positive | None = None
+    """What all runs of the job together may cost, by those prices. Then it stops; a higher limit goes on."""
 
     def __post_init__(self) -> None:
         if not self.cpus_per_actor + self.gpus_per_actor:
             raise ConfigError("cpus_per_actor, gpus_per_actor", "must not both be 0")
         refuse_all_tracks(self.options, "bulk jobs")
+        if self.max_cost is not None and self.price_per_actor_hour is None:
+            raise ConfigError("max_cost", "needs price_per_gpu_hour or price_per_cpu_hour")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """One or more."""
+        return (self.input,) if isinstance(self.input, str) else self.input
+
+    @property
+    def source(self) -> str:
+        """The inputs, for people."""
+        return ", ".join(self.inputs)
 
     @property
     def actor_range(self) -> tuple[int, int]:
         """Least and most actors."""
         return both(self.actors)
+
+    @property
+    def news_seconds(self) -> float:
+        """How often an actor tells the ledger what it does: every second, but in a large fleet less often."""
+        return min(self.lease_seconds / 3, max(1.0, self.actor_range[1] / _NEWS_PER_SECOND))
 
     @property
     def price_per_actor_hour(self) -> float | None:
@@ -99,3 +129,5 @@ class BulkConfig:
 
 _SHARE_COUNTS_FROM = 100
 """Finished files: a share of a handful says nothing."""
+_NEWS_PER_SECOND = 25
+"""Of all actors together."""

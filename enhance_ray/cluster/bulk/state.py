@@ -6,6 +6,7 @@
     OUTPUT/_enhance_ray/JOB/staged/part-00000.ATTEMPT.parquet    what an attempt asks to be its records
     OUTPUT/_enhance_ray/JOB/records/part-00000.parquet           its records, when it is done
     OUTPUT/_enhance_ray/JOB/failed/part-00000.parquet            those of them that failed
+    OUTPUT/_enhance_ray/JOB/merged/part-00000..part-00999.parquet    records of many parts, for readers
     OUTPUT/_enhance_ray/JOB/run.json                             which run of the job may commit
     OUTPUT/_enhance_ray/JOB/report.html, report.json
 
@@ -16,20 +17,22 @@ when, is in `docs/bulk_protocol.md`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from enhance_ray.cluster.folder import STORAGE_PATIENCE, Folder
-
-FOLDER = "_enhance_ray"
-"""Where a job's own files are, below its output."""
+from enhance_ray.records import JOB_FOLDER, covered
 
 MANIFEST = pa.schema(
     [
@@ -80,6 +83,7 @@ RECORDS = pa.schema(
 """Columns of a table of records: those of `records.Record`, and where the work was done."""
 
 _KEY = ("uri", "member")
+_MERGED_BYTES = 128_000_000
 _RUN = "run.json"
 
 
@@ -99,11 +103,13 @@ class JobState:
         """
         self.job = job
         self.run = run
-        self.folder = Folder(f"{output.rstrip('/')}/{FOLDER}/{job}", patience)
+        self.folder = Folder(f"{output.rstrip('/')}/{JOB_FOLDER}/{job}", patience)
 
     def parts(self) -> list[str]:
-        """All parts of the manifest, by name without extension."""
-        return [name.removesuffix(".parquet") for name in self.folder.names("manifest") if _is_part(name)]
+        """All parts of the manifest, by name without extension, in order."""
+        names = (name for name in self.folder.names("manifest") if _is_part(name))
+        # By their numbers, of which some have more digits.
+        return [name.removesuffix(".parquet") for name in sorted(names, key=lambda name: (len(name), name))]
 
     def finished(self) -> set[str]:
         """Parts whose records are complete."""
@@ -187,11 +193,51 @@ class JobState:
         for name in self.folder.names("staged"):
             self.folder.remove(f"staged/{name}")
 
-    def records(self, parts: Sequence[str], columns: Sequence[str] | None = None) -> list[pa.Table]:
+    def records(self, parts: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Records of finished parts, or these columns of them: one for each (uri, member)."""
-        names = [f"records/{part}.parquet" for part in parts]
+        names = (f"records/{part}.parquet" for part in parts)
         wanted = None if columns is None else list(dict.fromkeys([*columns, *_KEY]))
-        return [unique(table) for table in self.folder.read_tables(names, wanted)]
+        return map(unique, self.folder.read_tables(names, wanted))
+
+    def merge(self, size: int = _MERGED_BYTES) -> int:
+        """Write records of neighbouring parts together, since thousands of small tables are slow to read.
+
+        The small ones stay: they say what is done. Whoever reads sees a merged table whole or not at all.
+
+        Args:
+            size: bytes from which on a table is large enough; before an unfinished part it may be smaller.
+
+        Returns:
+            How many tables were written.
+        """
+        written = 0
+        done = self.finished()
+        held = covered(self.folder.names("merged"))
+        free = ((part, part in done and part not in held) for part in self.parts())
+        for is_free, run in itertools.groupby(free, lambda each: each[1]):
+            parts = deque(part for part, _ in run if is_free)
+            while len(parts) > 1:
+                first = last = parts[0]
+                sink = pa.BufferOutputStream()
+                with pq.ParquetWriter(sink, RECORDS, compression="zstd") as writer:
+                    while parts and (last == first or sink.tell() < size):
+                        last = parts.popleft()
+                        writer.write_table(unique(self.folder.read_table(f"records/{last}.parquet")))
+                self.folder.write(f"merged/{first}..{last}.parquet", sink.getvalue().to_pybytes())
+                written += 1
+        return written
+
+    def _drop_merged(self, part: str) -> None:
+        """Remove what holds records of ``part`` that will be others."""
+        for name in self.folder.names("merged"):
+            if part in covered([name]):
+                self.folder.remove(f"merged/{name}")
+
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """What each run of the job used, as its driver wrote it last: "deaths", and for each of "actors" the
+        seconds that it was there and the seconds of audio that it computed."""
+        for name in self.folder.names("runs"):
+            yield json.loads(self.folder.read(f"runs/{name}"))
 
     def reopen_failed(self) -> int:
         """Make what failed part of what is to be done; returns how many files that is."""
@@ -203,6 +249,7 @@ class JobState:
                 continue
             records = self.folder.read_table(f"records/{name}")
             good = records.filter(pc.not_equal(records["status"], "failed"))
+            self._drop_merged(part)
             self.drop_progress(part)
             if len(good):
                 self.add_progress(part, good)

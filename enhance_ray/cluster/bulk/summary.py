@@ -1,7 +1,7 @@
 """What a job came to: all its records in numbers, as `report.json` for programs and `report.html` for people.
 
-Records are read a few parts at a time and only added up, so a report of millions needs no more memory than
-one of hundreds.
+Records are read a few parts at a time and only added up, column by column, so a report of millions needs no
+more memory than one of hundreds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from enhance_ray.report import Card
 logger = logging.getLogger(__name__)
 
 STAGES = ("decode", "prepare", "wait", "encode", "model")
-_PARTS_AT_ONCE = 16
 _SLOWEST = 25
 _REASONS = 50
 _LEVELS = np.arange(-70, 2.5, 2.5)
@@ -110,10 +109,8 @@ def write(settings: BulkConfig, state: JobState) -> JobTotals:
     """Add up the records of a job and the usage of its runs; write `report.json` and `report.html`."""
     sums = _Sums()
     names = sorted(state.finished())
-    for first in range(0, len(names), _PARTS_AT_ONCE):
-        chunk = names[first : first + _PARTS_AT_ONCE]
-        for table in state.records(chunk, _COLUMNS):
-            _add(sums, table)
+    for table in state.records(names, _COLUMNS):
+        _add(sums, table)
     usage = _add_usage(sums.totals, settings, state)
     tree = {
         **dataclasses.asdict(sums.totals),
@@ -146,24 +143,18 @@ def _add(sums: _Sums, table: pa.Table) -> None:
     totals.output_bytes += int(_sum(done["output_bytes"]))
     for stage in STAGES:
         totals.stages[stage] = totals.stages.get(stage, 0.0) + _sum(done[f"{stage}_seconds"])
-    for uri, code, reason in zip(
-        *(failed[name].to_pylist() for name in ("uri", "code", "reason")), strict=True
-    ):
-        kind = (code or "", report.kind_of(reason or ""))
-        sums.reasons[kind] += 1
-        sums.examples.setdefault(kind, uri)
-    columns = [
-        done[name].to_pylist() for name in ("uri", "seconds", "actor", *(f"{s}_seconds" for s in STAGES))
-    ]
-    for uri, seconds, actor, decode, prepare, _, encode, model in zip(*columns, strict=True):
-        spent = (decode or 0.0) + (prepare or 0.0) + (encode or 0.0) + (model or 0.0)
-        entry = (spent, uri, seconds, model or 0.0)
-        push = heapq.heappush if len(sums.slowest) < _SLOWEST else heapq.heappushpop
-        push(sums.slowest, entry)
-        share = sums.actors[actor]
-        share[0] += 1
-        share[1] += seconds
-        share[2] += model or 0.0
+    _add_failures(sums, failed)
+    spent = sum(done[f"{stage}_seconds"].fill_null(0).to_numpy() for stage in STAGES if stage != "wait")
+    most = np.argsort(spent)[-_SLOWEST:]
+    columns = (done.take(most)[name].fill_null(0).to_pylist() for name in ("seconds", "model_seconds"))
+    found = zip(spent[most].tolist(), done["uri"].take(most).to_pylist(), *columns, strict=True)
+    sums.slowest = heapq.nlargest(_SLOWEST, [*sums.slowest, *found])
+    shares = [("uri", "count"), ("seconds", "sum"), ("model_seconds", "sum")]
+    for row in done.group_by("actor").aggregate(shares).to_pylist():
+        share = sums.actors[row["actor"]]
+        share[0] += row["uri_count"]
+        share[1] += row["seconds_sum"] or 0.0
+        share[2] += row["model_seconds_sum"] or 0.0
     for name in ("loudness_in", "loudness_out"):
         levels = np.array(done[name].drop_null(), np.float64)
         counts = np.histogram(np.clip(levels, _LEVELS[0], _LEVELS[-1]), _LEVELS)[0]
@@ -177,6 +168,16 @@ def _add(sums: _Sums, table: pa.Table) -> None:
         sums.guard.add(json.loads(text))
 
 
+def _add_failures(sums: _Sums, failed: pa.Table) -> None:
+    """Reasons that differ in numbers only are one kind."""
+    kinds = pc.replace_substring_regex(failed["reason"].fill_null(""), report.NUMBER, "#")
+    table = pa.table({"code": failed["code"].fill_null(""), "kind": kinds, "uri": failed["uri"]})
+    for row in table.group_by(["code", "kind"]).aggregate([("uri", "count"), ("uri", "min")]).to_pylist():
+        kind = row["code"], row["kind"]
+        sums.reasons[kind] += row["uri_count"]
+        sums.examples.setdefault(kind, row["uri_min"])
+
+
 def _sum(column: Any) -> float:
     return float(pc.sum(column).as_py() or 0)
 
@@ -184,8 +185,7 @@ def _sum(column: Any) -> float:
 def _add_usage(totals: JobTotals, settings: BulkConfig, state: JobState) -> dict[str, float]:
     """Take in what the runs used; seconds that each actor was there."""
     seconds: dict[str, float] = {}
-    for name in state.folder.names("runs"):
-        run = json.loads(state.folder.read(f"runs/{name}"))
+    for run in state.runs():
         totals.runs += 1
         totals.deaths += run["deaths"]
         for actor, (present, computed) in run["actors"].items():
@@ -232,7 +232,7 @@ def _page(settings: BulkConfig, sums: _Sums, usage: Mapping[str, float]) -> str:
         "Guard": sums.guard.table(),
         "The most work": report.table(["Input", "Work (s)", "of it the model (s)", "Audio (s)"], slowest),
     }
-    return report.page(f"Restored: {settings.input}", cards, sections)
+    return report.page(f"Restored: {settings.source}", cards, sections)
 
 
 def _stage_table(totals: JobTotals) -> Markup:

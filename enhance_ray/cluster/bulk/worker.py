@@ -48,8 +48,8 @@ logger = logging.getLogger(__name__)
 PARTS_AT_ONCE = 2
 """Parts that an actor has under way."""
 
+_LOOK_SECONDS = 1.0
 _STALLED, _LOST = 70, 71  # exit status of an actor in which nothing moves, and of one without leases
-_NEWS_SECONDS = 1.0
 _KILLED = Record(
     input="",
     status="failed",
@@ -81,8 +81,10 @@ class Worker:
         self._state = JobState(settings.output, job, settings.patience_seconds)
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._patience = Patience(settings.patience_seconds)
-        self._leases = _Leases(ledger, self._name, self._patience, self._stop)
-        self._feed = TaskFeed(self._leases.open)
+        # In a fleet every writing down of what is finished is a question to the ledger, too.
+        self._flush_seconds = max(settings.flush_seconds, settings.news_seconds)
+        self._leases = _Leases(ledger, self._name, self._patience, self._stop, settings.news_seconds)
+        self._feed = TaskFeed(self._leases.open, ahead=settings.news_seconds)
         self._lock = threading.Lock()
         self._moved = time.monotonic()
         self._stopping = threading.Event()
@@ -104,7 +106,7 @@ class Worker:
 
     def _do_part(self, part: str) -> bool:
         is_complete = self._ended is None and attempt_part(
-            part, self._state, self._leases, self._begin_work, self._settings.flush_seconds
+            part, self._state, self._leases, self._begin_work, self._flush_seconds
         )
         if not is_complete and self._ended is not None and not isinstance(self._ended, _Stopped):
             raise self._ended
@@ -169,9 +171,9 @@ class Worker:
 
     def _report(self) -> None:
         while self._ended is None:
-            time.sleep(_NEWS_SECONDS)
+            time.sleep(_LOOK_SECONDS)
             try:
-                self._leases.check()
+                self._leases.tell()
             except ray.exceptions.RayError:
                 return  # the driver is gone, and this process will be
             self._metrics.show(*self._leases.progress, self._feed.files_open)
@@ -187,13 +189,22 @@ class _Leases:
     """An actor's line to the ledger. Where its leases are lost the process ends, whatever it is doing: its
     parts are others' by now, and Ray starts another actor."""
 
-    def __init__(self, ledger: Any, actor: str, patience: Patience, on_stop: Callable[[Order], None]) -> None:
+    def __init__(
+        self,
+        ledger: Any,
+        actor: str,
+        patience: Patience,
+        on_stop: Callable[[Order], None],
+        news_seconds: float,
+    ) -> None:
         self.progress = (0.0, 0.0)  # seconds of audio, seconds of the model
         self._ledger = ledger
         self._actor = actor
         self._who = (actor, ray.get_runtime_context().get_node_id(), os.getpid())
         self._patience = patience
         self._on_stop = on_stop
+        self._news_seconds = news_seconds
+        self._told = 0.0
         self._lock = threading.Lock()
         self._open: dict[tuple[str, str], Opened] = {}
         self._closed: list[Closed] = []
@@ -210,8 +221,14 @@ class _Leases:
             self._open.pop((task.part.name, task.name), None)
             self._closed.append(Closed(task.part.name, task.name, failed, task.bytes))
 
+    def tell(self) -> None:
+        """`check`, where that has not been done for as long as the ledger wants to be left alone."""
+        if time.monotonic() - self._told >= self._news_seconds:
+            self.check()
+
     def check(self) -> None:
         """Tell what was opened and finished since, and obey the order that comes back."""
+        self._told = time.monotonic()
         with self._lock:  # calls are answered in the order in which they are made
             opened, closed, self._closed = list(self._open.values()), self._closed, []
             call = self._ledger.note.remote(*self._who, opened, closed, *self.progress)

@@ -1,153 +1,59 @@
-"""What a job's input holds: a list of the user's, or all below a prefix, a page at a time and in order."""
+"""All recordings below a prefix or that a pattern matches, a page at a time and in order."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 import queue
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
-from enhance_ray import audio
-from enhance_ray.audio import Patience, lists
+from enhance_ray.audio import Patience
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.cluster.bulk.names import storable
-from enhance_ray.cluster.bulk.seen import Seen, digests_of
-from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.bulk.state import MANIFEST
 from enhance_ray.errors import ConfigError
 
-SHARD_EXTENSIONS = (".tar", ".parquet")
-"""Objects that hold recordings: WebDataset's tar, and Parquet with a column "audio"."""
-
 _WILD = "*?["
-_MANIFESTS = (".parquet", *lists.TABLES)
-_IGNORED = "manifest.parquet"  # beside shards, as `enhance-ray corpus pack` writes it
 _PATIENCE = 120.0
 
 
-class Entry(NamedTuple):
-    """One input."""
+def pages(source: str, threads: int) -> Iterator[pa.Table]:
+    """Everything that is there, recording or not, as tables like the manifest's.
 
-    uri: str
-    """As `names.storable` has it."""
-    bytes: int | None = None
-    etag: str | None = None
-    last_modified: datetime | None = None
-    output: str | None = None
-    extra: str | None = None
-
-
-def entries(settings: BulkConfig) -> Iterator[Entry]:
-    """The inputs of a job, in an order that depends on them alone.
+    Args:
+        source: a prefix or folder, a pattern, or one file.
+        threads: folders that are listed at the same time.
 
     Raises:
-        ConfigError: the input does not exist or is no manifest.
+        ConfigError: it does not exist or cannot be listed.
     """
-    source = settings.input
-    if is_manifest(source):
-        yield from _manifest_entries(source)
-        return
-    avoided = storable(f"{settings.output.rstrip('/')}/")
-    for entry in _listed_entries(source, settings.listing_threads):
-        name = PurePosixPath(entry.uri).name
-        is_input = audio.is_known(name) or (name.endswith(SHARD_EXTENSIONS) and name != _IGNORED)
-        if is_input and not name.startswith(".") and not entry.uri.startswith(avoided):
-            yield entry
-
-
-def paged(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """``items`` in lists of ``size``, the last one perhaps shorter."""
-    iterator = iter(items)
-    while page := list(itertools.islice(iterator, size)):
-        yield page
-
-
-def _manifest_entries(path: str) -> Iterator[Entry]:
-    seen = Seen()
-    number = 0
-    for page in paged(_rows(path), 1000):
-        found = []
-        for row in page:
-            number += 1
-            found.append(_entry(row, f"{path}: row {number}", is_stored=path.endswith(".parquet")))
-        # A recording that is listed twice is one recording.
-        yield from itertools.compress(found, seen.add(digests_of((entry.uri, entry.etag) for entry in found)))
-
-
-def _rows(path: str) -> Iterator[dict[str, Any]]:
     try:
-        if path.endswith(".parquet"):
-            with fsspec.open(path, "rb") as file:
-                table = pq.ParquetFile(file)
-                if "uri" not in table.schema_arrow.names and "audio" in table.schema_arrow.names:
-                    yield {"uri": path}  # a shard, not a manifest
-                    return
-                for batch in table.iter_batches(1000):
-                    yield from batch.to_pylist()
-        else:
-            yield from lists.read_rows(path, Entry._fields)
-    except (ValueError, pa.ArrowException) as error:
-        raise ConfigError(path, f"is no readable manifest: {explain(error)}") from error
-    except ConfigError:
-        raise
-    except FILE_ERRORS as error:
-        raise ConfigError(path, f"cannot be read: {explain(error)}") from error
-
-
-def _entry(row: Any, where: str, *, is_stored: bool = False) -> Entry:
-    """Of a row of the user's; what stands in Parquet, such as in records, is as tables hold it."""
-    if not isinstance(row, dict) or not isinstance(row.get("uri"), str) or not row["uri"]:
-        raise ConfigError(where, 'expected a column "uri" with text in it')
-    if not is_stored:
-        row = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
-    extra = {name: value for name, value in row.items() if name not in Entry._fields and value is not None}
-    size = row.get("bytes")
-    try:
-        size = None if size in (None, "") else int(size)
-        modified = row.get("last_modified") or None
-        modified = datetime.fromisoformat(modified) if isinstance(modified, str) else modified
-    except (ValueError, TypeError) as error:
-        raise ConfigError(where, f"bytes must be a whole number, last_modified ISO 8601: {error}") from error
-    return Entry(
-        uri=row["uri"],
-        bytes=size,
-        # Without one, the time tells a changed object from an unchanged one.
-        etag=row.get("etag") or (modified.isoformat() if modified else None),
-        last_modified=modified,
-        output=row.get("output") or None,
-        extra=json.dumps(extra, ensure_ascii=False, default=str, sort_keys=True) if extra else None,
-    )
-
-
-def _listed_entries(source: str, threads: int) -> Iterator[Entry]:
-    try:
-        yield from _listed(source, threads)
+        for page in _listed(source, threads):
+            yield pa.Table.from_pylist(page, MANIFEST)
     except ConfigError:
         raise
     except FILE_ERRORS as error:
         raise ConfigError(source, f"cannot be listed: {explain(error)}") from error
 
 
-def _listed(source: str, threads: int) -> Iterator[Entry]:
+def _listed(source: str, threads: int) -> Iterator[list[dict[str, Any]]]:
     has_pattern = is_glob(source)
     base = glob_base(source) if has_pattern else source.rstrip("/")
     filesystem, root = fsspec.url_to_fs(base)
     filesystem.invalidate_cache()
     patience = Patience(_PATIENCE)
     if not has_pattern and patience(lambda: filesystem.isfile(root)):
-        yield _found(base, root, patience(lambda: filesystem.info(root)))
+        yield [_found(base, root, patience(lambda: filesystem.info(root)))]
         return
     # A bucket's prefix exists if something is below it; that is seen when nothing was found.
     lister: _S3Pages | _FolderPages
@@ -157,12 +63,13 @@ def _listed(source: str, threads: int) -> Iterator[Entry]:
         protocol_free = fsspec.core.strip_protocol(source)
         pattern = re.compile(glob_translate(protocol_free if isinstance(protocol_free, str) else source))
     for page in _in_order(lister.units(root.rstrip("/")), lister.pages, threads):
-        for name, info in page:
-            if pattern is None or pattern.match(name):
-                yield _found(base, root, info, name)
+        yield [
+            _found(base, root, info, name) for name, info in page if pattern is None or pattern.match(name)
+        ]
 
 
-def _found(base: str, root: str, info: dict[str, Any], name: str | None = None) -> Entry:
+def _found(base: str, root: str, info: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+    """A row of the manifest."""
     uri = base if name is None else base.rstrip("/") + name[len(root.rstrip("/")) :]
     # S3's names, then those of other file systems.
     modified = next((info[name] for name in _TIMES if info.get(name)), None)
@@ -174,15 +81,11 @@ def _found(base: str, root: str, info: dict[str, Any], name: str | None = None) 
     # Without an etag, time and size tell a changed object from an unchanged one.
     version = f"{modified.timestamp():.6f}-{size}" if modified else None
     etag = info.get("ETag") or info.get("etag") or version
-    return Entry(storable(uri), size, str(etag).strip('"') if etag else None, modified)
+    etag = str(etag).strip('"') if etag else None
+    return {"uri": storable(uri), "bytes": size, "etag": etag, "last_modified": modified}
 
 
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
-
-
-def is_manifest(source: str) -> bool:
-    """Whether an input is a table of inputs, or a shard."""
-    return source.endswith(_MANIFESTS) and not is_glob(source)
 
 
 def is_glob(source: str) -> bool:

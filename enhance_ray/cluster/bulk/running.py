@@ -1,0 +1,227 @@
+"""One run of a job: a pool of actors over parts of the manifest, and who watches them."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from enhance_ray.cluster.bulk.ledger import ActorStats, Ledger, Snapshot
+from enhance_ray.cluster.bulk.live import LiveLine
+from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.bulk.state import JobState, Publisher
+from enhance_ray.cluster.bulk.worker import PARTS_AT_ONCE, Load, Worker
+from enhance_ray.cluster.nodes import end_process, node_is_alive
+from enhance_ray.cluster.scratch import ledger_folder
+from enhance_ray.errors import EnhanceRayError
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Ray's: seconds from which `ray job stop` asks to when it kills; 3 if nobody says otherwise."""
+_KEPT_BACK_SECONDS = 2.0
+"""Of these, what the driver needs for itself."""
+_USAGE_SECONDS = 20.0
+
+Status = Literal["complete", "stopped", "interrupted"]
+"""``stopped``: too many files failed, or the job has cost what it may."""
+
+
+class Run:
+    """Actors at work, and who watches them."""
+
+    def __init__(self, settings: BulkConfig, state: JobState, load: Load) -> None:
+        """Begin a run of the job: from now on no other one can commit."""
+        self._settings = settings
+        self._state = state
+        self._load = load
+        run = state.claim()
+        # Beside the driver, and gone with it: what it knows is of use to this run alone.
+        self._memory = ledger_folder()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Ledger)
+        actor = actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        self._ledger = actor.remote(
+            node_is_alive,
+            Publisher(settings.output, state.job, run),
+            lease_seconds=settings.lease_seconds,
+            file=self._memory / "ledger",
+        )
+        self._interrupted = threading.Event()
+        self._line = LiveLine(settings)
+        self._status: Status = "complete"
+        self._usage_written = time.time()
+        self._hours_before = sum(map(_actor_hours, state.runs()))
+
+    def do(self, parts: list[str]) -> Status:
+        """Run ``parts``, to the end or to a stop. May be called again with others, while all went well."""
+        _warn_if_none_fits(self._settings)
+        sizes = sizes_of(self._state, parts)
+        files, total = (sum(numbers) for numbers in zip(*sizes.values(), strict=True))
+        self._line.expect(files, total)
+        # The largest first, so that no long recording is left to one actor at the end.
+        parts = sorted(parts, key=lambda part: -sizes[part][1])
+        ended = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(ended,), name="watch", daemon=True)
+        watch.start()
+        try:
+            with _signals(self._interrupted):
+                for row in self._dataset(parts).iter_rows():
+                    if not row["complete"] and self._status == "complete":
+                        raise EnhanceRayError(f"{row['part']} was left unfinished")  # a bug of ours
+        except KeyboardInterrupt:  # of `_watch`: nothing is left to wait for
+            if self._status == "complete":
+                raise
+        finally:
+            ended.set()
+            watch.join(timeout=10)
+            self._write_usage(ray.get(self._ledger.snapshot.remote()))
+        return self._status
+
+    def close(self) -> None:
+        """Put away what the run kept, when there is nothing more to do."""
+        self._line.show(ray.get(self._ledger.snapshot.remote()), final=True)
+        if self._state.is_current():
+            self._state.drop_staged()
+        shutil.rmtree(self._memory, ignore_errors=True)
+
+    def _dataset(self, parts: list[str]) -> Any:
+        settings = self._settings
+        least, most = settings.actor_range
+        # One block for each part: that is what is given to an actor, and what comes back when one is lost.
+        dataset = ray.data.from_items(
+            [{"part": part} for part in parts], override_num_blocks=len(parts)
+        ).map_batches(
+            Worker,
+            fn_constructor_args=(settings, self._state.job, self._ledger, self._load),
+            batch_size=1,
+            compute=ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_tasks_in_flight_per_actor=PARTS_AT_ONCE,
+                max_concurrent_calls_per_actor=PARTS_AT_ONCE,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=settings.cpus_per_actor,
+            num_gpus=settings.gpus_per_actor,
+        )
+        dataset.context.enable_progress_bars = False
+        # A pool grows while all of its actors have all the parts that they take at once. Ray's default asks
+        # for more parts than that, and a pool would stay at its least size.
+        dataset.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+        return dataset
+
+    def _watch(self, ended: threading.Event) -> None:
+        leave_at = math.inf
+        while not ended.wait(_LOOK_SECONDS):
+            try:
+                lost: list[ActorStats] = ray.get(self._ledger.expire.remote(), timeout=60)
+                now: Snapshot = ray.get(self._ledger.snapshot.remote(), timeout=60)
+            except ray.exceptions.RayError:
+                continue  # it is started again
+            for actor in lost:
+                logger.info("an actor was not heard of for %g s: it is ended", self._settings.lease_seconds)
+                end_process(actor.node, actor.pid)
+            self._line.show(now)
+            if time.time() - self._usage_written > _USAGE_SECONDS:
+                self._write_usage(now)
+                if not self._state.is_current() and not self._interrupted.is_set():
+                    logger.error("another run of this job has begun: this one leaves it the rest")
+                    self._interrupted.set()
+            if self._status != "complete":
+                if now.parts_open == 0 or time.monotonic() > leave_at:
+                    _thread.interrupt_main()
+                    return
+            elif self._interrupted.is_set():
+                logger.warning("interrupted: the same command goes on from here")
+                self._status, leave_at = "interrupted", time.monotonic() + _leave_seconds()
+                self._ledger.stop.remote("abort")
+            elif self._settings.too_many_failed(now.failed, now.done + now.failed):
+                limit, finished = self._settings.max_failed, now.done + now.failed
+                logger.error("%d of %d files failed, more than max_failed (%s)", now.failed, finished, limit)
+                self._status = "stopped"
+                self._ledger.stop.remote("drain")
+            elif self._costs_too_much(now):
+                logger.error("the job has cost more than max_cost (%g)", self._settings.max_cost)
+                self._status = "stopped"
+                self._ledger.stop.remote("drain")
+
+    def _costs_too_much(self, now: Snapshot) -> bool:
+        limit, price = self._settings.max_cost, self._settings.price_per_actor_hour
+        return (
+            limit is not None and price is not None and price * (self._hours_before + now.actor_hours) > limit
+        )
+
+    def _write_usage(self, now: Snapshot) -> None:
+        """For the bill; while a run goes on, too, for its driver may be killed."""
+        actors = {name: [a.seen - a.started, a.seconds_done] for name, a in now.actors.items()}
+        tree = {"deaths": now.deaths, "actors": actors}
+        self._state.folder.write(f"runs/{self._state.run}.json", json.dumps(tree).encode())
+        self._usage_written = time.time()
+
+
+def _actor_hours(usage: Mapping[str, Any]) -> float:
+    return float(sum(present for present, _ in usage["actors"].values())) / 3600
+
+
+def sizes_of(state: JobState, parts: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Files and bytes of each part."""
+    tables = state.folder.read_tables((f"manifest/{part}.parquet" for part in parts), ["bytes"])
+    sizes = ((len(table), pc.sum(table["bytes"]).as_py() or 0) for table in tables)
+    return dict(zip(parts, sizes, strict=True))
+
+
+def _leave_seconds() -> float:
+    """For how long actors may put away what they have open when a run is interrupted."""
+    return max(1.0, float(os.environ.get(_STOP_VARIABLE, "3")) - _KEPT_BACK_SECONDS)
+
+
+@contextlib.contextmanager
+def _signals(interrupted: threading.Event) -> Iterator[None]:
+    """SIGTERM, by which `ray job stop` asks, and SIGINT set ``interrupted``; a second one raises.
+
+    Raises:
+        KeyboardInterrupt: at the second signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(*_: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _warn_if_none_fits(settings: BulkConfig) -> None:
+    """A pool that no machine can hold waits for the autoscaler, perhaps for ever."""
+    wanted = {"CPU": settings.cpus_per_actor, "GPU": settings.gpus_per_actor}
+    for node in ray.nodes():
+        resources = node["Resources"]
+        if node["Alive"] and all(resources.get(name, 0) >= amount for name, amount in wanted.items()):
+            return
+    text = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+    logger.warning("no machine of the cluster has %s for an actor: waiting for one", text)
