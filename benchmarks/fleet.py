@@ -173,17 +173,15 @@ class Fleet:
         if actor.parts:
             part = actor.parts[0]
             share = min(1.0, (self.now - actor.since) * actor.speed / max(part.seconds - part.done, 1e-9))
-            per_call = min(
+            # A lot of files is announced in the place of the news that would be due.
+            lot = min(
                 self.settings.news_seconds * feed._ANNOUNCED_FILES,
                 self.settings.news_seconds * feed._ANNOUNCED_BYTES / max(part.bytes / part.files, 1),
             )
             done = int(share * part.files)
-            more = max(0.0, done + per_call - actor.told)
-            # One call for each lot of files that were announced since.
-            for _ in range(int(more // max(per_call, 1))):
-                self.ask("note", actor.name, "node", 1, opened, closed, 0.0, 0.0)
-            opened = [Opened(part.name, f"file {n}", False) for n in range(done, done + int(per_call))]
-            closed = [Closed(part.name, f"file {n}", False, 1) for n in range(max(0, actor.told), done)]
+            last = min(part.files, int((done // lot + 1) * lot))
+            opened = [Opened(part.name, f"file {n}", False) for n in range(done, last)]
+            closed = [Closed(part.name, f"file {n}", False, 1) for n in range(actor.told, done)]
             actor.told = done
         self.ask("note", actor.name, "node", 1, opened, closed, 0.0, 0.0)
         self.store("records while a part goes on", self.settings.news_seconds / self.flush_seconds)

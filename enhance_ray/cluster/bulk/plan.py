@@ -32,10 +32,10 @@ from enhance_ray.errors import ConfigError
 
 _PARTS_PER_ACTOR = 8
 _LOOK_AHEAD = 100_000  # inputs whose number decides how small parts are
-_USUAL_PARTS = 20_000
+_USUAL_PARTS = 10_000
 """Parts of the usual size that a job has; in a larger one parts grow, so that there are not hundreds of
 thousands."""
-_BATCH = (10_000, 1_000_000)
+_BATCH = (10_000, 500_000)
 """Fewest and most rows that are looked up at once."""
 
 

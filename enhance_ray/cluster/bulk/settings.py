@@ -58,7 +58,7 @@ class BulkConfig:
 
     files_per_part: Count = 1000
     """Most files of a part of the manifest: what an actor takes at once, with one table of records."""
-    gigabytes_per_part: Positive = 16.0
+    gigabytes_per_part: Positive = 1.0
     """The same in size. Small jobs get smaller parts, so that all actors have some."""
     listing_threads: Count = 16
     """Folders that are listed at the same time."""
@@ -74,7 +74,7 @@ class BulkConfig:
     """An actor in which nothing at all has moved for so long gives up, and its files are tried elsewhere."""
     lease_seconds: Positive = 120.0
     """An actor that is not heard of for so long is ended, and its files are tried elsewhere; it tells its
-    news every second, or in a fleet of more than 25 so that all together say 25 things a second."""
+    news every second, or in a fleet of more than 20 so that all together say 20 things a second."""
     price_per_gpu_hour: NotNegative | None = None
     """In any currency; for the bill."""
     price_per_cpu_hour: NotNegative | None = None
@@ -106,7 +106,7 @@ class BulkConfig:
     @property
     def news_seconds(self) -> float:
         """How often an actor tells the ledger what it does: every second, but in a large fleet less often."""
-        return min(self.lease_seconds / 3, max(1.0, self.actor_range[1] / _NEWS_PER_SECOND))
+        return min(self.lease_seconds / 2, max(1.0, self.actor_range[1] / _NEWS_PER_SECOND))
 
     @property
     def price_per_actor_hour(self) -> float | None:
@@ -129,5 +129,5 @@ class BulkConfig:
 
 _SHARE_COUNTS_FROM = 100
 """Finished files: a share of a handful says nothing."""
-_NEWS_PER_SECOND = 25
+_NEWS_PER_SECOND = 20
 """Of all actors together."""
