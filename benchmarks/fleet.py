@@ -189,7 +189,7 @@ class Fleet:
 
     @property
     def flush_seconds(self) -> float:
-        return max(self.settings.flush_seconds, self.settings.news_seconds)
+        return self.settings.seconds_between_flushes
 
     def on_end(self, about: tuple[Actor, Part]) -> None:
         actor, part = about

@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-MEMORY = "256MB"
+MEMORY = "128MB"
 """What DuckDB may take; the rest is on disk, 16 bytes for each version."""
 
 _KEY = "md5_number(concat(uri, chr(10), coalesce(etag, '')))"

@@ -106,7 +106,13 @@ class BulkConfig:
     @property
     def news_seconds(self) -> float:
         """How often an actor tells the ledger what it does: every second, but in a large fleet less often."""
-        return min(self.lease_seconds / 2, max(1.0, self.actor_range[1] / _NEWS_PER_SECOND))
+        return min(self.lease_seconds / 2, max(_NEWS_SECONDS, self.actor_range[1] / _NEWS_PER_SECOND))
+
+    @property
+    def seconds_between_flushes(self) -> float:
+        """`flush_seconds`; in a large fleet at least `news_seconds`, since the ledger is asked each time."""
+        is_large = self.news_seconds > _NEWS_SECONDS
+        return max(self.flush_seconds, self.news_seconds) if is_large else self.flush_seconds
 
     @property
     def price_per_actor_hour(self) -> float | None:
@@ -129,5 +135,6 @@ class BulkConfig:
 
 _SHARE_COUNTS_FROM = 100
 """Finished files: a share of a handful says nothing."""
+_NEWS_SECONDS = 1.0
 _NEWS_PER_SECOND = 20
 """Of all actors together."""

@@ -81,8 +81,6 @@ class Worker:
         self._state = JobState(settings.output, job, settings.patience_seconds)
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._patience = Patience(settings.patience_seconds)
-        # In a fleet every writing down of what is finished is a question to the ledger, too.
-        self._flush_seconds = max(settings.flush_seconds, settings.news_seconds)
         self._leases = _Leases(ledger, self._name, self._patience, self._stop, settings.news_seconds)
         self._feed = TaskFeed(self._leases.open, ahead=settings.news_seconds)
         self._lock = threading.Lock()
@@ -106,7 +104,7 @@ class Worker:
 
     def _do_part(self, part: str) -> bool:
         is_complete = self._ended is None and attempt_part(
-            part, self._state, self._leases, self._begin_work, self._flush_seconds
+            part, self._state, self._leases, self._begin_work, self._settings.seconds_between_flushes
         )
         if not is_complete and self._ended is not None and not isinstance(self._ended, _Stopped):
             raise self._ended
