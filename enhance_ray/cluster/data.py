@@ -23,10 +23,11 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
-from enhance_ray.audio import Patience, is_known
+from enhance_ray.audio import Patience
 from enhance_ray.audio.storage import FILE_ERRORS, explain
 from enhance_ray.cluster.bulk import inputs, shards
 from enhance_ray.cluster.bulk.names import path_of
+from enhance_ray.cluster.bulk.plan import whole_name, with_extension
 from enhance_ray.cluster.session import path_for_workers
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError, ConfigError
@@ -232,11 +233,9 @@ def _write(batch: pa.Table, *, output: str, column: str) -> pa.Table:
             if row[column] is None:
                 uris.append(None)
                 continue
-            uri, extension = path_of(row[NAMES]), row["extension"]
-            name = PurePosixPath(uri.partition("://")[2] or uri.lstrip("/"))
-            has_own = name.suffix.lower() == extension and not is_known(name.stem)
-            target = f"{output}/{name}{'' if has_own else extension}"
-            file = Path(folder) / f"file{extension}"
+            name = with_extension(whole_name(path_of(row[NAMES])), row["extension"])
+            target = f"{output}/{name}"
+            file = Path(folder) / f"file{row['extension']}"
             file.write_bytes(row[column])
             shards.publish(file, target, Patience(_PATIENCE))
             uris.append(target)

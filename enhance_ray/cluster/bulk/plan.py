@@ -136,11 +136,20 @@ def output_of(settings: BulkConfig, uri: str, etag: str | None, given: str | Non
     if settings.layout == "content":
         digest = hashlib.sha256(f"{storable(uri)}\n{etag or ''}".encode()).hexdigest()
         return f"{root}/{digest[:2]}/{digest[2:4]}/{digest}{extension}"
-    name = _relative(settings, uri)
+    return f"{root}/{with_extension(_relative(settings, uri), extension)}"
+
+
+def with_extension(name: str, extension: str) -> str:
+    """``name``, to which ``extension`` is added where it has another one, or looks as if that had been done
+    before: so no two names become one."""
     path = PurePosixPath(name)
-    if path.suffix.lower() != extension or audio.is_known(path.stem):
-        name += extension
-    return f"{root}/{name}"
+    is_own = path.suffix.lower() == extension and not audio.is_known(path.stem)
+    return name if is_own else f"{name}{extension}"
+
+
+def whole_name(uri: str) -> str:
+    """``uri`` without its protocol."""
+    return uri.partition("://")[2] if is_remote(uri) else uri.lstrip("/")
 
 
 def _relative(settings: BulkConfig, uri: str) -> str:
@@ -150,7 +159,7 @@ def _relative(settings: BulkConfig, uri: str) -> str:
         base = glob_base(source) if is_glob(source) else source
         below = uri.removeprefix(f"{base.rstrip('/')}/")
         return below if below != uri else PurePosixPath(uri).name
-    return uri.partition("://")[2] if is_remote(uri) else uri.lstrip("/")
+    return whole_name(uri)
 
 
 def _parts(found: Iterable[pa.Table], settings: BulkConfig) -> Iterator[pa.Table]:
