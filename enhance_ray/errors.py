@@ -126,3 +126,9 @@ class TrainingDivergedError(EnhanceRayError):
 
     def __str__(self) -> str:
         return f"training diverged at step {self.step}: {self.reason}"
+
+
+def explain(error: BaseException) -> str:
+    """One line for people."""
+    text = getattr(error, "strerror", None) or str(error)
+    return (text or type(error).__name__).strip().splitlines()[0]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-from enhance_ray.errors import ConfigError
+from enhance_ray.errors import ConfigError, explain
 from enhance_ray.records import JOB_FOLDER, covered
 
 OVERVIEW = """\
@@ -56,14 +56,10 @@ def query(place: str, sql: str = OVERVIEW) -> Answer:
             database.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
         database.execute(sql)
     except (duckdb.IOException, OSError, ValueError) as error:
-        raise ConfigError(place, f"holds no records: {_first_line(error)}") from error
+        raise ConfigError(place, f"holds no records: {explain(error)}") from error
     except duckdb.Error as error:
-        raise ConfigError("query", _first_line(error)) from error
+        raise ConfigError("query", explain(error)) from error
     return Answer([column[0] for column in database.description or ()], _rows(database))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _rows(database: Any) -> Iterator[tuple[Any, ...]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from enhance_ray.audio.formats import AudioInfo
 from enhance_ray.audio.libav import open_container, readable
-from enhance_ray.audio.storage import LIBAV_ERRORS, Patience, explain, open_input
+from enhance_ray.audio.storage import LIBAV_ERRORS, Patience, open_input
+from enhance_ray.errors import explain
 
 
 class Copy:

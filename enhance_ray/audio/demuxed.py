@@ -23,8 +23,8 @@ from enhance_ray.audio.libav import (
     stored_as,
     tags_of,
 )
-from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile, explain
-from enhance_ray.errors import AudioReadError
+from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile
+from enhance_ray.errors import AudioReadError, explain
 
 _BARE_STREAMS = frozenset({"mp3", "aac", "amr", "ac3", "mp2"})
 """Frames without a container. That the first or last one is broken, or tags follow, is everyday life."""

@@ -24,14 +24,13 @@ from enhance_ray.audio.storage import (
     CallbackFile,
     Patience,
     exists,
-    explain,
     is_remote,
     local_path,
     publish,
     write_error,
 )
 from enhance_ray.audio.wavs import append_chunks, markers_of
-from enhance_ray.errors import AudioWriteError
+from enhance_ray.errors import AudioWriteError, explain
 
 if sys.platform != "win32":
     import fcntl

@@ -12,8 +12,8 @@ from typing import Any
 
 import fsspec
 
-from enhance_ray.audio.storage import FILE_ERRORS, explain, is_remote
-from enhance_ray.errors import ConfigError
+from enhance_ray.audio.storage import FILE_ERRORS, is_remote
+from enhance_ray.errors import ConfigError, explain
 
 TABLES = (".csv", ".tsv", ".jsonl")
 """Extensions of what `read_rows` reads; other lists are for `read_lines`."""

@@ -20,8 +20,8 @@ from enhance_ray.audio.libav import (
     stored_as,
     tags_of,
 )
-from enhance_ray.audio.storage import LIBAV_ERRORS, explain
-from enhance_ray.errors import AudioReadError, ConfigError
+from enhance_ray.audio.storage import LIBAV_ERRORS
+from enhance_ray.errors import AudioReadError, ConfigError, explain
 
 
 @dataclass(frozen=True, slots=True)

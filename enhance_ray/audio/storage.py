@@ -26,6 +26,7 @@ from enhance_ray.errors import (
     AudioWriteError,
     StorageReadError,
     StorageWriteError,
+    explain,
 )
 
 T = TypeVar("T")
@@ -47,12 +48,6 @@ def is_remote(path: str) -> bool:
 def local_path(path: str) -> str:
     """``path`` without ``file://``: such files are local in all respects."""
     return LocalFileSystem._strip_protocol(path) if path.startswith("file://") else path
-
-
-def explain(error: BaseException) -> str:
-    """One line for people."""
-    text = getattr(error, "strerror", None) or str(error)
-    return (text or type(error).__name__).strip().splitlines()[0]
 
 
 _PERMANENT = (

@@ -13,8 +13,8 @@ import numpy as np
 
 from enhance_ray.audio.formats import AudioInfo, Block, OutputFormat, output_format
 from enhance_ray.audio.sinks import ENCODING_ERRORS, LibavSink, quantize
-from enhance_ray.audio.storage import CallbackFile, explain
-from enhance_ray.errors import AudioWriteError
+from enhance_ray.audio.storage import CallbackFile
+from enhance_ray.errors import AudioWriteError, explain
 
 STREAMED = ("wav", "flac", "mp3", "opus")
 """Values of `EnhanceOptions.format` that can be streamed; an m4a has its index in front of what it lists."""

@@ -24,13 +24,13 @@ import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
 from enhance_ray.audio import Patience
-from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.audio.storage import FILE_ERRORS
 from enhance_ray.cluster.bulk import inputs, shards
 from enhance_ray.cluster.bulk.names import path_of
 from enhance_ray.cluster.bulk.plan import whole_name, with_extension
 from enhance_ray.cluster.session import path_for_workers
 from enhance_ray.enhancer import Enhancer
-from enhance_ray.errors import AudioReadError, ConfigError
+from enhance_ray.errors import AudioReadError, ConfigError, explain
 from enhance_ray.files import Job, enhance_files, output_extension
 from enhance_ray.records import Record
 from enhance_ray.settings.options import EnhanceOptions, Precision, refuse_all_tracks

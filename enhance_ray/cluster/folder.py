@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enhance_ray.audio import Patience, is_remote
-from enhance_ray.audio.storage import FILE_ERRORS, explain
-from enhance_ray.errors import ConfigError
+from enhance_ray.audio.storage import FILE_ERRORS
+from enhance_ray.errors import ConfigError, explain
 
 _READERS = 16
 STORAGE_PATIENCE = 120.0

@@ -14,8 +14,8 @@ import fsspec
 
 from enhance_ray import audio
 from enhance_ray.audio import lists
-from enhance_ray.audio.storage import FILE_ERRORS, explain
-from enhance_ray.errors import AudioError, AudioWriteError, ConfigError
+from enhance_ray.audio.storage import FILE_ERRORS
+from enhance_ray.errors import AudioError, AudioWriteError, ConfigError, explain
 from enhance_ray.records import Record, read_records
 from enhance_ray.settings import trees
 from enhance_ray.settings.options import EnhanceOptions, Output

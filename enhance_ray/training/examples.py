@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from enhance_ray.audio import is_remote
-from enhance_ray.audio.storage import FILE_ERRORS, explain
-from enhance_ray.errors import ConfigError
+from enhance_ray.audio.storage import FILE_ERRORS
+from enhance_ray.errors import ConfigError, explain
 from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.settings.ranges import Count, NotNegative, Positive, Probability, WholeRange, Within
 from enhance_ray.settings.schema import settings

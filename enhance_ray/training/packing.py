@@ -26,8 +26,8 @@ import soundfile
 from annotated_types import Ge
 
 from enhance_ray import audio
-from enhance_ray.audio.storage import FILE_ERRORS, explain
-from enhance_ray.errors import AudioError, ConfigError
+from enhance_ray.audio.storage import FILE_ERRORS
+from enhance_ray.errors import AudioError, ConfigError, explain
 from enhance_ray.settings.ranges import Count, Positive
 from enhance_ray.settings.schema import settings
 from enhance_ray.training.parallel import Progress, parallel_map

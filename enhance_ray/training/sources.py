@@ -23,8 +23,8 @@ import fsspec
 
 from enhance_ray import audio
 from enhance_ray.audio import is_remote, lists
-from enhance_ray.audio.storage import FILE_ERRORS, explain
-from enhance_ray.errors import AudioReadError, ConfigError
+from enhance_ray.audio.storage import FILE_ERRORS
+from enhance_ray.errors import AudioReadError, ConfigError, explain
 from enhance_ray.training.splits import Split, held_out
 
 MANIFEST_NAME = "manifest.parquet"

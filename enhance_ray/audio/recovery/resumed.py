@@ -8,7 +8,8 @@ from enhance_ray.audio.decoding import Decoder
 from enhance_ray.audio.demuxed import LibavSource
 from enhance_ray.audio.formats import Block
 from enhance_ray.audio.recovery.salvage import SILENCE_SECONDS, FrameReader, Loss, silence
-from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile, explain
+from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile
+from enhance_ray.errors import explain
 
 _LEAST_GAP = 0.02
 """Seconds: shorter ones are the jitter of time stamps that are rounded."""

@@ -20,12 +20,12 @@ import ray
 import torch
 
 import enhance_ray
-from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.audio.storage import FILE_ERRORS
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState, name_by_time
 from enhance_ray.cluster.folder import Folder
 from enhance_ray.enhancer import resolve_device
-from enhance_ray.errors import ConfigError
+from enhance_ray.errors import ConfigError, explain
 from enhance_ray.models.precision import resolve_precision
 from enhance_ray.records import JOB_FOLDER
 from enhance_ray.settings import trees

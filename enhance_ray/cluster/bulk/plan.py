@@ -21,14 +21,14 @@ import pyarrow as pa
 
 from enhance_ray import audio
 from enhance_ray.audio import is_remote
-from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.audio.storage import FILE_ERRORS
 from enhance_ray.cluster.bulk import inputs
 from enhance_ray.cluster.bulk.index import Index
 from enhance_ray.cluster.bulk.inputs import glob_base, is_glob, is_manifest
 from enhance_ray.cluster.bulk.names import storable
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState
-from enhance_ray.errors import ConfigError
+from enhance_ray.errors import ConfigError, explain
 
 _PARTS_PER_ACTOR = 8
 _LOOK_AHEAD = 100_000  # inputs whose number decides how small parts are

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from enhance_ray import audio
 from enhance_ray.audio import Patience, is_remote, storage
-from enhance_ray.audio.storage import FILE_ERRORS, explain, open_input, write_error
+from enhance_ray.audio.storage import FILE_ERRORS, open_input, write_error
 from enhance_ray.cluster.bulk.inputs import SHARD_EXTENSIONS
-from enhance_ray.errors import AudioReadError
+from enhance_ray.errors import AudioReadError, explain
 from enhance_ray.files import output_extension
 
 AUDIO = "audio"

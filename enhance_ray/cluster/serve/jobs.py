@@ -30,13 +30,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 from ray import serve
 
 from enhance_ray import audio
-from enhance_ray.audio.storage import FILE_ERRORS, explain, may_pass
+from enhance_ray.audio.storage import FILE_ERRORS, may_pass
 from enhance_ray.cluster.folder import Folder
 from enhance_ray.cluster.serve import reading, restoring
 from enhance_ray.cluster.serve.refusals import RequestError
 from enhance_ray.cluster.serve.settings import ServeConfig
 from enhance_ray.cluster.serve.stages import Mode, Stages
-from enhance_ray.errors import AudioError, EnhanceRayError
+from enhance_ray.errors import AudioError, EnhanceRayError, explain
 from enhance_ray.files import target_format
 
 logger = logging.getLogger(__name__)

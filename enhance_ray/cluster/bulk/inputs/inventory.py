@@ -19,9 +19,9 @@ import pyarrow.csv
 import pyarrow.orc
 import pyarrow.parquet as pq
 
-from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.audio.storage import FILE_ERRORS
 from enhance_ray.cluster.bulk.state import MANIFEST
-from enhance_ray.errors import ConfigError
+from enhance_ray.errors import ConfigError, explain
 
 NAME = "manifest.json"
 """Of what says where an inventory's files are."""

@@ -18,10 +18,10 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from enhance_ray.audio import Patience
-from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.audio.storage import FILE_ERRORS
 from enhance_ray.cluster.bulk.names import storable
 from enhance_ray.cluster.bulk.state import MANIFEST
-from enhance_ray.errors import ConfigError
+from enhance_ray.errors import ConfigError, explain
 
 _WILD = "*?["
 _PATIENCE = 120.0

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from enhance_ray.audio import lists
-from enhance_ray.audio.storage import FILE_ERRORS, explain
+from enhance_ray.audio.storage import FILE_ERRORS
 from enhance_ray.cluster.bulk.names import storable
 from enhance_ray.cluster.bulk.state import MANIFEST
-from enhance_ray.errors import ConfigError
+from enhance_ray.errors import ConfigError, explain
 
 _PARQUET = ".parquet"
 EXTENSIONS = (_PARQUET, *lists.TABLES)
