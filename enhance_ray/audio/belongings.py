@@ -1,4 +1,4 @@
-"""What of a recording's tags, chapters and pictures its output does not hold, by what was written."""
+"""What of a recording's video, tags, chapters and cover its output does not hold, by what was written."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ _NAMED = 5
 """Tags that are named; of more, their number is."""
 
 
-def lost_belongings(source: AudioInfo, written: Path, chunks: Mapping[bytes, bytes]) -> list[str]:
+def lost_belongings(
+    source: AudioInfo, written: Path, chunks: Mapping[bytes, bytes], *, holds_video: bool
+) -> list[str]:
     """What people are to be told of.
 
     Args:
         source: what it was made of.
         written: the complete file.
         chunks: of `AudioInfo.chunks`, those that have no place in it.
+        holds_video: whether a moving picture was copied into it.
     """
+    lost = ["its video"] if source.has_video and not holds_video else []
     if not (source.tags or source.chapters or source.cover or chunks):
-        return []
+        return lost
     with contextlib.closing(open_input(str(written))) as file:
         tags, chapters, cover = read_belongings(file)
-    lost = []
     if source.cover is not None and cover is None:
         lost.append("its cover")
     if source.chapters and not chapters and b"cue " not in source.chunks:
@@ -46,7 +49,8 @@ def lost_belongings(source: AudioInfo, written: Path, chunks: Mapping[bytes, byt
 
 def lost_in_stream(source: AudioInfo, container: str) -> str | None:
     """The same of what is written in order, in one pass: tags come with it, but for those of a wav."""
-    lost = ["its cover"] if source.cover is not None else []
+    lost = ["its video"] if source.has_video else []
+    lost += ["its cover"] if source.cover is not None else []
     lost += ["its chapters"] if source.chapters else []
     lost += ["its tags"] if source.tags and container == "wav" else []
     lost += [text for name, text in NAMES.items() if name in source.chunks and name not in _MARKERS]

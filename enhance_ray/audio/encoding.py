@@ -152,7 +152,7 @@ class Encoder:
         self._file = CallbackFile(self._raw, path, write_error)
         self._source = source
         self._sample_rate, self._sample_format = sample_rate, target.sample_format
-        self._container = target.container
+        self._container, self._holds_video = target.container, target.is_video
         self.remark: str | None = None
         """What of the source has no place in the output; known when it is complete."""
         try:
@@ -257,7 +257,7 @@ class Encoder:
             bits = int(self._sample_format[1:])
             chunks = {} if not chunks or append_chunks(self._raw, chunks, ratio, bits) else chunks
             self._raw.flush()
-        lost = lost_belongings(source, self._temporary, chunks)
+        lost = lost_belongings(source, self._temporary, chunks, holds_video=self._holds_video)
         if lost:
             words = f"{', '.join(lost)}: the output has no place for that"
             self.remark = f"{self.remark}; {words}" if self.remark else words

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
+from av.stream import Disposition
 
 from enhance_ray.audio.formats import AudioInfo, Block
 from enhance_ray.audio.libav import (
@@ -115,8 +116,11 @@ class PipeDecoder:
             seconds=None,
             bit_rate=self._stream.bit_rate or None,
             tags=tags_of(metadata, self._stream.metadata),
-            has_video=False,  # of which nothing is kept
+            has_video=False,  # it cannot be read twice
         )
+        if any(not stream.disposition & Disposition.attached_pic for stream in self._container.streams.video):
+            lost = "its video is left out: what comes through a pipe is read once"
+            self.warning = f"{self.warning}; {lost}" if self.warning else lost
 
     def __iter__(self) -> Iterator[Block]:
         """Yield the blocks.

@@ -90,9 +90,11 @@ def is_output_of(written: str | None, output: str, options: EnhanceOptions) -> b
 
 def _joined(records: Sequence[Record], output: str, word: str | None) -> Record:
     """One record for a file of several sounds: levels are those of the first, work and words those of all."""
-    warnings = [
-        f"track {number}: {record.warning}" for number, record in enumerate(records, 1) if record.warning
-    ]
+    words = [record.warning for record in records]
+    if len(set(words)) == 1:  # what is said of the file itself
+        warnings = list(filter(None, words[:1]))
+    else:
+        warnings = [f"track {number}: {text}" for number, text in enumerate(words, 1) if text]
     stages: dict[str, float] = {}
     for record in records:
         for stage, seconds in record.stages.items():

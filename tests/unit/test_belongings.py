@@ -1,8 +1,10 @@
 """What belongs to a recording stays with it: picture, other sounds, chapters, cover, and the clock of all."""
 
+import contextlib
 import dataclasses
 import hashlib
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import mutagen
@@ -17,6 +19,7 @@ from torch import nn
 from enhance_ray import audio
 from enhance_ray.audio import Chapter, Cover, OutputFormat
 from enhance_ray.audio.belongings import lost_in_stream
+from enhance_ray.audio.pipes import PipeDecoder
 from enhance_ray.enhancer import Enhancer
 from enhance_ray.errors import AudioReadError
 from enhance_ray.files import Job, enhance_files
@@ -29,6 +32,7 @@ PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001"
     "a5f645400000000049454e44ae426082"
 )
+NO_VIDEO = "its video: the output has no place for that"
 CHAPTERS = (Chapter(0.0, 0.5, "One"), Chapter(0.5, 1.5, "Two"))
 
 
@@ -248,8 +252,8 @@ def test_all_tracks_go_to_files_of_their_own_where_an_output_holds_one(tmp_path,
     [record] = all_tracks(source, tmp_path / "out.wav")
     paths = [tmp_path / f"out.{name}.wav" for name in names.split()]
     assert record.output == str(paths[0])
-    assert (
-        record.warning == f"its 2 audio tracks are in files of their own: {', '.join(p.name for p in paths)}"
+    assert record.warning == (
+        f"its 2 audio tracks are in files of their own: {', '.join(p.name for p in paths)}; {NO_VIDEO}"
     )
     assert [pitch(path) for path in paths] == pytest.approx([300, 500], abs=8)
     assert not (tmp_path / "out.wav").exists()
@@ -269,7 +273,7 @@ def test_an_output_of_all_tracks_that_exists_costs_no_computing(tmp_path):
 def test_all_tracks_of_a_file_that_has_one_is_that_one(tmp_path):
     source = film(tmp_path / "a.mkv", "matroska", {"eng": sound(300)})
     [record] = all_tracks(source, tmp_path / "out.flac")
-    assert (record.output, record.warning) == (str(tmp_path / "out.flac"), None)
+    assert (record.output, record.warning) == (str(tmp_path / "out.flac"), NO_VIDEO)
 
 
 def test_an_attachment_of_an_mkv_is_copied_or_named(tmp_path):
@@ -293,6 +297,16 @@ def test_a_video_whose_picture_has_no_place_says_so(tmp_path):
     encoder = through(source, tmp_path / "out.webm", "webm")  # which has no MPEG-4
     assert "a track of video could not be copied" in encoder.remark
     assert click(tmp_path / "out.webm") == pytest.approx(CLICK, abs=0.03)
+
+
+@pytest.mark.parametrize(("muxer", "name"), [("avi", "a.avi"), ("mpegts", "a.ts"), ("3gp", "a.3gp")])
+def test_a_video_that_becomes_a_sound_says_so(tmp_path, muxer, name):
+    codec = "mp2" if muxer == "avi" else "aac"
+    source = film(tmp_path / name, muxer, {"eng": sound(300)}, codec=codec)
+    assert through(source, tmp_path / "out.flac", "flac").remark == NO_VIDEO
+    assert lost_in_stream(audio.probe(source), "flac").startswith("its video: ")
+    with Path(source).open("rb") as pipe, contextlib.closing(PipeDecoder(pipe, "pipe")) as decoder:
+        assert "its video is left out" in decoder.warning
 
 
 def book(path, container, codec):
