@@ -12,6 +12,8 @@ from enhance_ray.errors import CheckpointError
 from enhance_ray.models import opinion, packaged
 from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.mos.clips import SECONDS, at_level, rate
+from enhance_ray.training.mos.collection import Rated
+from enhance_ray.training.mos.evaluation import evaluate
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("kathleen_helicopter", "kerstin_rain_in_a_room", "gaelic_playground", "kathleen_chainsaw")
@@ -107,3 +109,15 @@ def test_weights_that_do_not_fit_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(packaged.importlib.resources, "files", lambda _: tmp_path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         opinion.load.__wrapped__()
+
+
+def test_agreement_is_told_of_as_many_clips_as_there_are(net, clean, noisy):
+    """Of one clip of a kind there is no correlation, of none no error either."""
+    features = net.features(torch.cat([noisy[:2], clean[:1]])).half()
+    kinds, groups = np.array(["input", "input", "denoised"]), np.array([0, 1, 1])
+    ratings = torch.tensor([[1.0, 2.0, 1.5], [2.0, 2.5, 2.0], [4.0, 4.0, 3.5]])
+    table = evaluate(net, Rated(features, ratings, kinds, groups))
+    cells = {tuple(row.split(" | ")[:3]): row.split(" | ")[3:] for row in table.splitlines()}
+    assert "-" not in cells["| input", "2", "SIG"]
+    assert cells["| denoised", "1", "SIG"][:2] == ["-", "-"] and cells["| denoised", "1", "SIG"][2] != "-"
+    assert cells["| enhanced", "0", "SIG"][:3] == ["-", "-", "-"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,7 +20,7 @@ Ratings = Float32[np.ndarray, "clip scale=3"]
 def evaluate(net: OpinionNet, rated: Rated) -> str:
     """Markdown: how far ``net`` agrees with DNSMOS, by kind of clip, and on gains over the input.
 
-    Of files the mean over windows is compared.
+    Of files the mean over windows is compared. Of a single clip there is no correlation.
     """
     with torch.inference_mode():
         judged = torch.cat([net.judge(part.float()) for part in rated.features.split(64)])
@@ -48,13 +49,17 @@ def _table(rows: Mapping[str, tuple[Ratings, Ratings]]) -> str:
     ]
     for title, (estimates, ratings) in rows.items():
         for scale, estimate, rating in zip(SCALES, estimates.T, ratings.T, strict=True):
-            error = estimate - rating
-            numbers = (
-                scipy.stats.pearsonr(estimate, rating).statistic,
-                scipy.stats.spearmanr(estimate, rating).statistic,
-                np.sqrt(np.square(error).mean()),
-                error.mean(),
-            )
-            cells = [title, str(len(rating)), scale.upper(), *(f"{number:.3f}" for number in numbers)]
-            lines.append(f"| {' | '.join(cells)} |")
+            numbers = ("-" if math.isnan(number) else f"{number:.3f}" for number in _agree(estimate, rating))
+            lines.append(f"| {' | '.join([title, str(len(rating)), scale.upper(), *numbers])} |")
     return "\n".join(lines)
+
+
+def _agree(estimate: Float32[np.ndarray, " clip"], rating: Float32[np.ndarray, " clip"]) -> list[float]:
+    if len(rating) == 0:
+        return [math.nan] * 4
+    error = estimate - rating
+    correlations = [math.nan, math.nan]
+    if len(rating) > 1:
+        tests = (scipy.stats.pearsonr, scipy.stats.spearmanr)
+        correlations = [float(test(estimate, rating).statistic) for test in tests]
+    return [*correlations, float(np.sqrt(np.square(error).mean())), float(error.mean())]
