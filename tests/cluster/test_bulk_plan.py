@@ -5,6 +5,7 @@ import csv
 import datetime
 import gzip
 import json
+import re
 import urllib.parse
 
 import fsspec
@@ -380,6 +381,46 @@ def test_an_inventory_that_is_none_is_refused_by_name(tmp_path, text):
         planned(
             settings(tmp_path / "manifest.json", tmp_path / "out"), JobState(str(tmp_path / "out"), "job")
         )
+
+
+def delta_table(folder, table):
+    """Written in two versions, with a row taken out; how the job is told of it."""
+    deltalake = pytest.importorskip("deltalake")
+    deltalake.write_deltalake(str(folder), table.slice(0, 2), partition_by=["show"])
+    deltalake.write_deltalake(str(folder), table.slice(2), mode="append")
+    deltalake.DeltaTable(str(folder)).delete("bytes = 2")
+    return f"{folder}/_delta_log"
+
+
+def iceberg_table(folder, table):
+    """The same of an Iceberg table."""
+    sql, expressions = (pytest.importorskip(f"pyiceberg.{name}") for name in ("catalog.sql", "expressions"))
+    folder.mkdir()
+    catalog = sql.SqlCatalog("c", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}")
+    catalog.create_namespace("archive")
+    written = catalog.create_table("archive.shows", schema=table.schema)
+    written.append(table.slice(0, 2))
+    written.append(table.slice(2))
+    written.delete(expressions.EqualTo("bytes", 2))
+    return written.metadata_location.removeprefix("file://")
+
+
+@pytest.mark.parametrize("make", [delta_table, iceberg_table])
+def test_a_table_of_a_lakehouse_is_a_manifest(tmp_path, make):
+    names = [f"s3://archive/{n}.wav" for n in range(1, 5)]
+    table = pa.table({"uri": names, "bytes": [1, 2, 3, 4], "show": ["x", "y", "x", "y"]})
+    source = make(tmp_path / "shows", table)
+    rows = planned(settings(source, tmp_path / "out"), JobState(str(tmp_path / "out"), "job"))
+    found = sorted((row["uri"], row["bytes"], json.loads(row["extra"])["show"]) for row in rows)
+    assert found == [(names[0], 1, "x"), (names[2], 3, "x"), (names[3], 4, "y")]
+
+
+@pytest.mark.parametrize("name", ["shows/_delta_log", "shows/metadata/7.metadata.json"])
+def test_a_table_that_is_none_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match=f"{re.escape(name)}: is no readable table"):
+        planned(settings(tmp_path / name, tmp_path / "out"), JobState(str(tmp_path / "out"), "job"))
 
 
 def test_a_part_that_was_begun_and_reopened_on_s3_has_the_records_that_are_left(s3):

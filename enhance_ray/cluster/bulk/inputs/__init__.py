@@ -2,6 +2,7 @@
 
 listing      all below a prefix, or that a pattern matches
 manifests    tables of the user's that name recordings
+lakes        the same in the formats of a lakehouse
 inventory    what S3 Inventory writes of a bucket
 """
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enhance_ray.audio import KNOWN_EXTENSIONS
-from enhance_ray.cluster.bulk.inputs import inventory, listing, manifests
+from enhance_ray.cluster.bulk.inputs import inventory, lakes, listing, manifests
 from enhance_ray.cluster.bulk.inputs.listing import glob_base, is_glob
 from enhance_ray.cluster.bulk.names import storable
 
@@ -57,7 +58,11 @@ def pages(source: str, *, output: str | None = None, threads: int = 16) -> Itera
 
 def is_manifest(source: str) -> bool:
     """Whether an input names others, or is a shard."""
-    return is_inventory(source) or (source.endswith(manifests.EXTENSIONS) and not is_glob(source))
+    return (
+        is_inventory(source)
+        or lakes.is_lake(source)
+        or (source.endswith(manifests.EXTENSIONS) and not is_glob(source))
+    )
 
 
 def is_inventory(source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Inputs that a table of the user's names: Parquet, CSV or JSON lines, of any length."""
+"""Inputs that a table of the user's names: Parquet, CSV, JSON lines or a lakehouse's, of any length."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from enhance_ray.audio import lists
 from enhance_ray.audio.storage import FILE_ERRORS
+from enhance_ray.cluster.bulk.inputs import lakes
 from enhance_ray.cluster.bulk.names import storable
 from enhance_ray.cluster.bulk.state import MANIFEST
 from enhance_ray.errors import ConfigError, explain
@@ -43,7 +44,7 @@ def pages(path: str) -> Iterator[pa.Table]:
     """
     number = 0
     try:
-        for page in _stored(path) if path.endswith(_PARQUET) else _written(path):
+        for page in _read(path):
             yield _like_manifest(page, path, number)
             number += len(page)
     except (ValueError, pa.ArrowException) as error:
@@ -54,8 +55,12 @@ def pages(path: str) -> Iterator[pa.Table]:
         raise ConfigError(path, f"cannot be read: {explain(error)}") from error
 
 
-def _written(path: str) -> Iterator[_Page]:
-    yield from paged(lists.read_rows(path, MANIFEST.names), _PAGE)
+def _read(path: str) -> Iterator[_Page]:
+    if lakes.is_lake(path):
+        return lakes.tables(path)
+    if path.endswith(_PARQUET):
+        return _stored(path)
+    return paged(lists.read_rows(path, MANIFEST.names), _PAGE)
 
 
 def _stored(path: str) -> Iterator[_Page]:
