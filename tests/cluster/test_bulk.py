@@ -387,6 +387,23 @@ def test_a_plan_says_what_a_job_will_take(s3, recordings, tmp_path, capsys):
 
     assert command.main([*arguments, "--finish-in", str(said["actor_hours"] / 3.5)]) == 0
     assert ": 4 actors" in capsys.readouterr().out
+
+    dear = "{name: gpu, price_per_hour: 8, speed: 400, actors: 2}"
+    cheap = "{name: cpus, price_per_hour: 0.5, speed: 25, actors: 8}"
+    table = ["--set", f"machines=[{dear}, {cheap}]", "--finish-in", str(said["actor_hours"] / 4.5)]
+    assert command.main([*arguments, *table]) == 0
+    text = capsys.readouterr().out
+    hours = said["actor_hours"]  # at a speed of 100
+    assert json.loads(text.splitlines()[-1])["choices"] == [
+        {
+            "machine": "cpus",
+            "machine_hours": pytest.approx(hours / 2),
+            "cost": pytest.approx(hours / 4),
+        },
+        {"machine": "gpu", "machine_hours": pytest.approx(hours / 8), "cost": pytest.approx(hours)},
+    ]
+    assert "; 3 of them end in" in text and "; 1 of them end in" in text
+
     with pytest.raises(SystemExit):
         command.main([*arguments, "--finish-in", "0"])
     assert "expected a number above 0" in capsys.readouterr().err

@@ -38,11 +38,9 @@ def main(arguments: Sequence[str] | None = None, description: str | None = None)
         if is_planned:
             state = driver.planned(settings, new_job=parsed.new_job)
             expected = forecast.forecast(settings, state, speed=parsed.speed)
-            text = expected.text()
+            text = expected.text(parsed.finish_in)
             if parsed.finish_in is not None:
-                needed = expected.actors_for(parsed.finish_in)
-                settings = dataclasses.replace(settings, actors=(1, needed))
-                text += f"\nto end in {parsed.finish_in:g} h: {needed:,} actors"
+                settings = dataclasses.replace(settings, actors=(1, expected.actors_for(parsed.finish_in)))
             if parsed.plan_only:
                 write_line(f"{text}\n{json.dumps(dataclasses.asdict(expected))}")
                 return 0

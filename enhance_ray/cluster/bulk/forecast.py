@@ -2,6 +2,7 @@
 
 hours of a kind of file = its bytes * (seconds / bytes) of the sample
 actor-hours             = hours * channels / speed of an actor
+machine-hours           = hours * channels / speed of an actor there / actors on it
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ _FLAC_SHARE = 0.45
 """Size of restored speech in flac against plain samples."""
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The job on machines of one kind."""
+
+    machine: str
+    machine_hours: float
+    cost: float
+
+
 @dataclass(kw_only=True, slots=True)
 class Forecast:
     """A job before it is done."""
@@ -68,13 +78,15 @@ class Forecast:
     output_bytes: float
     cost: float | None
     """In the currency of the prices; None where there are none."""
+    choices: list[Choice]
+    """The cheapest first; one for each of the settings' machines."""
 
     def actors_for(self, hours: float) -> int:
         """How many actors finish within ``hours``, if the cluster has room for them."""
         return max(1, math.ceil(self.actor_hours / hours))
 
-    def text(self) -> str:
-        """For people."""
+    def text(self, finish_in: float | None = None) -> str:
+        """For people, who may have said in how many hours the job is to end."""
         low, high = self.hours_interval
         lines = [
             f"{self.files:,} files, {self.bytes / 1e9:,.2f} GB; headers of {self.sampled:,} were read,"
@@ -89,6 +101,15 @@ class Forecast:
             lines.append(
                 f"cost {self.cost:,.2f}, {self.cost / self.hours if self.hours else 0:.4f} per hour of audio"
             )
+        if finish_in is not None:
+            lines.append(f"to end in {finish_in:g} h: {self.actors_for(finish_in):,} actors")
+        if self.choices:
+            lines.append("on machines of one kind, the cheapest first:")
+        for each in self.choices:
+            line = f"  {each.machine:<28}{each.machine_hours:>14,.2f} machine-hours, cost {each.cost:,.2f}"
+            if finish_in is not None:
+                line += f"; {math.ceil(each.machine_hours / finish_in):,} of them end in {finish_in:g} h"
+            lines.append(line)
         return "\n".join(lines)
 
 
@@ -132,8 +153,7 @@ def forecast(
     measured = speed is None
     if speed is None:
         speed = _measure(settings, load)
-    hours = 0.0
-    actor_hours = output_bytes = 0.0
+    hours = channel_hours = output_bytes = 0.0
     by_kind: defaultdict[str, float] = defaultdict(float)
     for name, kind in kinds.items():
         factor = _factor(kind, seen[name])
@@ -144,10 +164,16 @@ def forecast(
             channels = 1 if settings.options.channels == "mono" else each.info.channels
             hours += share
             by_kind[f"{each.info.codec} {each.info.sample_rate / 1000:g} kHz"] += share
-            actor_hours += share * channels / speed
+            channel_hours += share * channels
             output_bytes += factor * _output_bytes(each.info, settings)
     looks = list(itertools.chain.from_iterable(seen.values()))
     price = settings.price_per_actor_hour
+    actor_hours = channel_hours / speed
+    choices = [
+        Choice(each.name, machine_hours, machine_hours * each.price_per_hour)
+        for each in settings.machines
+        for machine_hours in [channel_hours / (each.speed * each.actors)]
+    ]
     return Forecast(
         files=sum(kind.files for kind in kinds.values()),
         bytes=sum(kind.bytes for kind in kinds.values()),
@@ -162,6 +188,7 @@ def forecast(
         wall_hours=actor_hours / settings.actor_range[1],
         output_bytes=output_bytes,
         cost=None if price is None else price * actor_hours,
+        choices=sorted(choices, key=lambda choice: choice.cost),
     )
 
 

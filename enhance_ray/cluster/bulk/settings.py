@@ -22,13 +22,27 @@ from enhance_ray.settings.schema import settings
 
 
 @settings
+class Machine:
+    """A kind of machine that a cluster could have."""
+
+    name: Name
+    price_per_hour: NotNegative
+    """Of the whole machine, in the currency of the other prices."""
+    speed: Positive
+    """Seconds of one channel that an actor there does in a second, by a run of a few minutes."""
+    actors: Count = 1
+    """That it has room for."""
+
+
+@settings
 class BulkConfig:
     """From where to where, what is done, and what it may cost."""
 
     input: Name | NotEmpty[Name]
     """Folder or prefix; a glob (``s3://bucket/shows/**/*.mp3``); one recording or shard; or a manifest:
     .parquet, .jsonl or .csv with a column "uri" and perhaps bytes, etag, last_modified and output. Its other
-    columns are carried through to the records. `manifest.json` is what S3 Inventory writes. Or several of
+    columns are carried through to the records. A table of Delta Lake is named by its folder `_delta_log`, one
+    of Iceberg by a `.metadata.json`. `manifest.json` is what S3 Inventory writes. Or several of
     these: the names of their outputs begin with the bucket."""
     output: Name
     """Folder or prefix; the job's own files are in `records.JOB_FOLDER` below it."""
@@ -78,6 +92,8 @@ class BulkConfig:
     price_per_gpu_hour: NotNegative | None = None
     """In any currency; for the bill."""
     price_per_cpu_hour: NotNegative | None = None
+    machines: tuple[Machine, ...] = ()
+    """Kinds of machines that a plan compares."""
     max_cost: Positive | None = None
     """What all runs of the job together may cost, by those prices. Then it stops; a higher limit goes on."""
 
