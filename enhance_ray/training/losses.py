@@ -18,6 +18,7 @@ from enhance_ray.models.layers import Total, alone
 from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.settings.ranges import NotEmpty, NotNegative, Positive, Share
 from enhance_ray.settings.schema import settings
+from enhance_ray.training.disturbance import disturbance_loss
 
 Scores = Mapping[str, Sequence[Tensor]]
 """What `models.discriminators.Discriminator` answers."""
@@ -47,13 +48,17 @@ class DenoiserLossConfig:
     costs so many times what noise that was left does."""
     loudness: NotNegative = 0.0
     """Weight of `loudness_loss`."""
+    disturbance: NotNegative = 0.0
+    """Weight of `disturbance_loss`, what PESQ would take off; a few hundredths, as its value is about 2."""
     keep_level: bool = False
     """Scale the target by the input's peak, so that speech keeps its level; the original scales it by its
     own peak, which asks the net for a gain that a mask cannot give."""
 
     def __post_init__(self) -> None:
-        if not self.waveform + self.spectrum + self.loudness:
-            raise ConfigError("waveform, spectrum, loudness", "one of the weights must be positive")
+        if not self.waveform + self.spectrum + self.loudness + self.disturbance:
+            raise ConfigError(
+                "waveform, spectrum, loudness, disturbance", "one of the weights must be positive"
+            )
 
 
 @settings
@@ -204,6 +209,8 @@ def denoiser_loss(
         parts["spectrum"] = config.spectrum * torch.stack(by_resolution).mean()
     if config.loudness:
         parts["loudness"] = config.loudness * loudness_loss(estimate, target)
+    if config.disturbance:
+        parts["disturbance"] = config.disturbance * disturbance_loss(estimate, target)
     return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
 
 

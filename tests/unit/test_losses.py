@@ -1,10 +1,18 @@
 """Losses against closed forms."""
 
+import functools
+import math
+from pathlib import Path
+
 import pytest
+import soundfile
 import torch
 
+from enhance_ray import metrics
 from enhance_ray.dsp.mel import erb_weights
 from enhance_ray.errors import ConfigError
+from enhance_ray.settings.options import MODEL_RATE
+from enhance_ray.training.disturbance import disturbance_loss
 from enhance_ray.training.losses import (
     DenoiserLossConfig,
     compressed_spectral_loss,
@@ -13,10 +21,24 @@ from enhance_ray.training.losses import (
 )
 from enhance_ray.training.stages import denoiser_step
 
+SAMPLES = Path(__file__).parents[2] / "samples"
+
 
 @pytest.fixture
 def waveform():
     return torch.randn(2, 8192, generator=torch.Generator().manual_seed(0))
+
+
+@functools.cache
+def read_speech():
+    """Four seconds at the model's rate."""
+    samples, rate = soundfile.read(SAMPLES / "clean" / "kathleen_helicopter.flac", dtype="float32")
+    assert rate == MODEL_RATE
+    return torch.from_numpy(samples[: 4 * rate])
+
+
+def narrow(waveform):
+    return metrics.resample(waveform.numpy(), MODEL_RATE, 16_000)
 
 
 def loss(estimate, target, complex_share):
@@ -98,6 +120,34 @@ def test_silence_has_a_finite_gradient(waveform):
     silence = torch.zeros_like(waveform, requires_grad=True)
     (loss(silence, waveform, 0.3) + loudness_loss(silence, waveform)).backward()
     assert silence.grad.isfinite().all()
+
+
+def test_nothing_is_disturbed_where_nothing_was_to_be_heard(waveform):
+    heard = waveform.clone().requires_grad_()
+    taken = disturbance_loss(heard, torch.zeros_like(waveform))
+    taken.backward()
+    assert taken == 0 and heard.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("damage", ["noise", "holes"])
+def test_a_disturbance_is_what_wideband_pesq_takes_off(damage):
+    """Its answer, mapped as P.862.2 says, beside that of the reference implementation."""
+    pesq = pytest.importorskip("pesq")
+    speech = narrow(read_speech())
+    ours, theirs = [], []
+    for amount in (0.003, 0.01, 0.03, 0.1):
+        generator = torch.Generator().manual_seed(1)
+        heard = read_speech()
+        if damage == "noise":
+            heard = heard + amount * torch.randn(heard.shape, generator=generator)
+        else:
+            blocks = torch.rand(heard.numel() // 441 + 1, generator=generator) < amount
+            heard = heard * ~blocks.repeat_interleave(441)[: heard.numel()]
+        taken = disturbance_loss(heard[None], read_speech()[None]).item()
+        ours.append(0.999 + 4 / (1 + math.exp(-1.3669 * (4.5 - taken) + 3.8224)))
+        theirs.append(pesq.pesq(16_000, speech, narrow(heard), "wb"))
+    assert sorted(ours, reverse=True) == ours
+    assert ours == pytest.approx(theirs, abs=0.8)
 
 
 def test_parts_are_weighted_and_named(waveform):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy
 
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings import trees
@@ -9,6 +10,7 @@ from enhance_ray.training import voices
 
 RATE = 44_100
 EFFECTS = {
+    "formants": voices.Formants(),
     "held": voices.Held(),
     "tilted": voices.Tilted(),
     "growled": voices.Growled(),
@@ -47,6 +49,25 @@ def test_a_held_sound_lasts_longer_at_the_same_pitch():
     assert strongest(held[6000:22_000]) == pytest.approx(120, abs=3)
     level = np.sqrt(np.mean(held[6000:22_000] ** 2) / np.mean(speech[2000:9000] ** 2))
     assert level == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_formants_move_and_the_pitch_stays(factor):
+    """Pulses at 100 Hz through a resonance at 1 kHz: what gets louder, and that harmonics stay harmonics."""
+    pulses = np.zeros(RATE, np.float32)
+    pulses[:: RATE // 100] = 1.0
+    radius, angle = np.exp(-np.pi * 300 / RATE), 2 * np.pi * 1000 / RATE
+    sound = scipy.signal.lfilter([1.0], [1, -2 * radius * np.cos(angle), radius**2], pulses)
+    sound = (sound / np.abs(sound).max()).astype(np.float32)
+
+    def spectrum(waveform):
+        return np.abs(np.fft.rfft(waveform[RATE // 4 : 3 * RATE // 4] * np.hanning(RATE // 2)))
+
+    moved = spectrum(voices.scale_formants(sound, RATE, factor=factor))
+    gains = 20 * np.log10(moved / spectrum(sound))[50:1000:50]  # of harmonics, from 100 Hz on
+    up, down = gains[round(10 * 1.25) - 1], gains[round(10 * 0.8) - 1]
+    assert (up - down) * np.sign(factor - 1) > 4
+    assert 20 * np.log10((moved[50:1000:50] / moved[75:1000:50]).min()) > 20
 
 
 def test_a_tilt_is_so_many_decibels_an_octave():
