@@ -4,6 +4,8 @@
     python benchmarks/bulk.py scaling    1 to 16 actors whose model sleeps for as long as a GPU would take
     python benchmarks/bulk.py busy       one actor, recordings of 10 s to 1 h: the packaged denoiser, and a
                                          model that sleeps as one of 200 times real time would take
+    python benchmarks/bulk.py short      5,000 recordings of 1 to 3 s by the packaged denoiser, a few of them
+                                         damaged: counts of records, report and storage, and a second run
 
 Prints tables, and as the last line JSON. No storage but this machine's; run one at a time, with nothing else.
 """
@@ -241,22 +243,68 @@ def busy(hours: float) -> dict[str, Any]:
     return {"audio_hours": sum(lengths) / 3600, "rows": rows}
 
 
+def short(count: int, actors: int) -> dict[str, Any]:
+    work = Path(tempfile.mkdtemp(prefix="enhance-ray-bulk-"))
+    random = np.random.default_rng(0)
+    corpus(work / "in", random.uniform(1.0, 3.0, count).tolist())
+    recordings = sorted((work / "in").iterdir())
+    damaged = recordings[:: max(1, count // 20)]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:30])
+    ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level="error")
+    settings = BulkConfig(input=str(work / "in"), output=str(work / "out"), actors=actors, max_failed=None)
+    started = time.perf_counter()
+    outcome = driver.run(settings)
+    first = time.perf_counter() - started
+    state = JobState(str(work / "out"), Path(outcome.place).name)
+    statuses = [
+        status for table in state.records(state.parts(), ["status"]) for status in table["status"].to_pylist()
+    ]
+    started = time.perf_counter()
+    again = driver.run(settings)
+    second = time.perf_counter() - started
+    ray.shutdown()
+    assert outcome.report is not None and again.report is not None
+    row = {
+        "inputs": count,
+        "damaged": len(damaged),
+        "records": len(statuses),
+        "records_done": statuses.count("done"),
+        "records_failed": statuses.count("failed"),
+        "report_done": outcome.report.done,
+        "report_failed": outcome.report.failed,
+        "outputs": sum(1 for path in (work / "out").glob("*.flac")),
+        "audio_hours": outcome.report.seconds / 3600,
+        "seconds": first,
+        "second_run_seconds": second,
+        "second_run_added": again.added,
+        "second_run_computed_seconds": again.report.seconds_computed - outcome.report.seconds_computed,
+    }
+    for name, value in row.items():
+        print(f"{name:<30}{value:>12,.2f}" if isinstance(value, float) else f"{name:<30}{value:>12,}")
+    shutil.rmtree(work)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("question", choices=["names", "scaling", "busy"])
+    parser.add_argument("question", choices=["names", "scaling", "busy", "short"])
     parser.add_argument(
         "--speed", type=float, default=10.0, help="times real time of a simulated GPU (scaling)"
     )
     parser.add_argument("--files", type=int, default=32, help="for each actor (scaling)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each file (scaling)")
     parser.add_argument("--hours", type=float, default=1.5, help="of audio (busy)")
+    parser.add_argument("--count", type=int, default=5000, help="recordings (short)")
+    parser.add_argument("--actors", type=int, default=2, help="of one core each (short)")
     parsed = parser.parse_args()
     answers = {
         "names": names,
         "scaling": lambda: scaling(parsed.speed, parsed.files, parsed.seconds),
         "busy": lambda: busy(parsed.hours),
+        "short": lambda: short(parsed.count, parsed.actors),
     }
     print(json.dumps({parsed.question: answers[parsed.question]()}))
 

@@ -1,11 +1,12 @@
 """Is the loudness that is asked for reached, with true peaks below the limit? By ffmpeg's meter (ebur128).
 
-    python benchmarks/loudness.py samples work_folder [--count 50] [--url http://127.0.0.1:8000]
+    python benchmarks/loudness.py samples work_folder [--count 50] [--bulk] [--url http://127.0.0.1:8000]
 
 Recordings with high peaks are cut from the samples: speech at full scale, with knocks and clicks that are
-louder, mono and stereo. Each is denoised to -16 and to -23 LUFS from Python, by the command line's engine
-(which is that of bulk jobs), and with --url by an endpoint. Prints a table; the last line is JSON. The exit
-status is 1 where a target was missed without a word, or a peak is too high. Two minutes of one core for 50.
+louder, mono and stereo. Each is denoised to -16 and to -23 LUFS from Python, by the command line's engine,
+with --bulk by a bulk job, and with --url by an endpoint: by requests, and by its jobs, if it serves them
+below the work folder. Prints a table; the last line is JSON. The exit status is 1 where a target was missed
+without a word, or a peak is too high. Two minutes of one core for 50 and a surface.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> int:
     parser.add_argument("samples", type=Path, help="folder with noisy/")
     parser.add_argument("work", type=Path, help="folder for recordings and outputs")
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--bulk", action="store_true", help="ask a bulk job, too")
     parser.add_argument("--url", help="of an endpoint that is asked, too")
     arguments = parser.parse_args()
     if shutil.which("ffmpeg") is None:
@@ -77,8 +79,11 @@ def main() -> int:
     for target in TARGETS:
         results += from_python(recordings, arguments.work, enhancer, target)
         results += by_files(recordings, arguments.work, enhancer, target)
+        if arguments.bulk:
+            results += by_bulk(recordings, arguments.work, target)
         if arguments.url:
             results += by_http(recordings, arguments.work, arguments.url, target)
+            results += by_http_job(recordings, arguments.work, arguments.url, target)
     print_table(results)
     return 1 if any(result.is_wrong for result in results) else 0
 
@@ -142,6 +147,43 @@ def by_http(recordings: list[Path], work: Path, url: str, target: float) -> Iter
         with heard() as warnings:
             client.denoise(path, out, loudness=target, format=asked.format)
         yield measured("http", target, out, "; ".join(warnings) or None)
+
+
+def by_http_job(recordings: list[Path], work: Path, url: str, target: float) -> Iterator[Result]:
+    from enhance_ray.client import Client
+
+    folder = work.resolve() / "http_job"
+    order = [
+        {"input": f"file://{path.resolve()}", "output": f"file://{folder}/{path.stem}.flac"}
+        for path in recordings
+    ]
+    client = Client(url)
+    asked = {"loudness": target, "format": "flac"}
+    job = client.wait(client.submit(order, mode="denoise", options=asked, replace=True)["id"])
+    for recording in job["recordings"]:
+        if recording["status"] != "done":
+            raise SystemExit(f"{recording['input']}: {recording['reason']}")
+        path = Path(recording["output"].removeprefix("file://"))
+        yield measured("http job", target, path, recording["warning"])
+
+
+def by_bulk(recordings: list[Path], work: Path, target: float) -> Iterator[Result]:
+    import pyarrow.dataset
+    import ray
+
+    from enhance_ray.cluster.bulk import BulkConfig, run
+
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    manifest = work / "recordings.csv"
+    manifest.write_text("uri\n" + "".join(f"{path.resolve()}\n" for path in recordings))
+    options = EnhanceOptions(loudness=target, format="flac")
+    settings = BulkConfig(input=str(manifest), output=str(work / "bulk"), options=options)
+    outcome = run(settings, new_job=True)
+    records = pyarrow.dataset.dataset(f"{outcome.place}/records", format="parquet").to_table().to_pylist()
+    for record in records:
+        if record["status"] != "done":
+            raise SystemExit(f"{record['uri']}: {record['reason']}")
+        yield measured("bulk", target, Path(record["output"].removeprefix("file://")), record["warning"])
 
 
 @contextlib.contextmanager
