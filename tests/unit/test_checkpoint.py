@@ -56,7 +56,7 @@ def test_equal_models_have_equal_fingerprints_and_others_do_not(folder):
     assert checkpoint.load(folder.parent / "other").fingerprint != model.fingerprint
 
 
-@pytest.mark.parametrize(("alone", "kind", "megabytes"), [(True, "denoiser", 12), (False, "enhancer", 40)])
+@pytest.mark.parametrize(("alone", "kind", "megabytes"), [(True, "denoiser", 12), (False, "enhancer", 42)])
 def test_the_default_models_ship_with_the_package_within_their_sizes(alone, kind, megabytes):
     assert checkpoint.load(denoiser_only=alone).config.kind == kind
     folder = checkpoint.default_folder(denoiser_only=alone)
