@@ -4,9 +4,9 @@
 
 Recordings with high peaks are cut from the samples: speech at full scale, with knocks and clicks that are
 louder, mono and stereo. Each is denoised to -16 and to -23 LUFS from Python, by the command line's engine,
-with --bulk by a bulk job, and with --url by an endpoint: by requests, and by its jobs, if it serves them
-below the work folder. Prints a table; the last line is JSON. The exit status is 1 where a target was missed
-without a word, or a peak is too high. Two minutes of one core for 50 and a surface.
+with --bulk by a bulk job, and with --url by an endpoint. (Its jobs go from one object storage to another:
+tests have their bytes equal to those of a request.) Prints a table; the last line is JSON. The exit status is
+1 where a target was missed without a word, or a peak is too high. A minute of one core for 50 and a surface.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ def main() -> int:
             results += by_bulk(recordings, arguments.work, target)
         if arguments.url:
             results += by_http(recordings, arguments.work, arguments.url, target)
-            results += by_http_job(recordings, arguments.work, arguments.url, target)
     print_table(results)
     return 1 if any(result.is_wrong for result in results) else 0
 
@@ -147,24 +146,6 @@ def by_http(recordings: list[Path], work: Path, url: str, target: float) -> Iter
         with heard() as warnings:
             client.denoise(path, out, loudness=target, format=asked.format)
         yield measured("http", target, out, "; ".join(warnings) or None)
-
-
-def by_http_job(recordings: list[Path], work: Path, url: str, target: float) -> Iterator[Result]:
-    from enhance_ray.client import Client
-
-    folder = work.resolve() / "http_job"
-    order = [
-        {"input": f"file://{path.resolve()}", "output": f"file://{folder}/{path.stem}.flac"}
-        for path in recordings
-    ]
-    client = Client(url)
-    asked = {"loudness": target, "format": "flac"}
-    job = client.wait(client.submit(order, mode="denoise", options=asked, replace=True)["id"])
-    for recording in job["recordings"]:
-        if recording["status"] != "done":
-            raise SystemExit(f"{recording['input']}: {recording['reason']}")
-        path = Path(recording["output"].removeprefix("file://"))
-        yield measured("http job", target, path, recording["warning"])
 
 
 def by_bulk(recordings: list[Path], work: Path, target: float) -> Iterator[Result]:

@@ -51,10 +51,10 @@ FILMS = (
     Film("camera.mov", "mov", "mjpeg", "pcm_s16le", 0.0),
     Film("edit.mov", "mov", "libx264", "alac", 0.2),
     Film("screen.mkv", "matroska", "libx264", "flac", 0.0),
-    Film("talk.mkv", "matroska", "libx264", "libvorbis", 0.7),
+    Film("talk.mkv", "matroska", "libx264", "libopus", 0.7),
     Film("archive.mkv", "matroska", "ffv1", "pcm_s24le", 0.1),
     Film("web.webm", "webm", "libvpx", "libopus", 0.0),
-    Film("call.webm", "webm", "libvpx-vp9", "libvorbis", 0.5),
+    Film("call.webm", "webm", "libvpx-vp9", "libopus", 0.5),
 )
 
 
