@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from av.stream import Disposition
 
 from enhance_ray.audio.formats import AudioInfo, Block, OnDamage
 from enhance_ray.audio.headers import mp3_length, read_behind_id3, why_not_audio
@@ -22,6 +21,7 @@ from enhance_ray.audio.libav import (
     open_container,
     stored_as,
     tags_of,
+    videos_of,
 )
 from enhance_ray.audio.storage import LIBAV_ERRORS, CallbackFile
 from enhance_ray.errors import AudioReadError, explain
@@ -75,8 +75,8 @@ class LibavSource:
         """By how much the sound starts later than the picture."""
         starts = [
             stream.start_time * stream.time_base
-            for stream in self._container.streams.video
-            if stream.start_time is not None and not stream.disposition & Disposition.attached_pic
+            for stream in videos_of(self._container)
+            if stream.start_time is not None
         ]
         if not starts or self._stream.start_time is None:
             return 0.0
@@ -105,7 +105,7 @@ class LibavSource:
             start=float(start) - self._lead / context.sample_rate,
             bit_rate=stream.bit_rate or (container.bit_rate if alone else None) or None,
             tags=tags_of(container.metadata, stream.metadata),
-            has_video=any(not s.disposition & Disposition.attached_pic for s in container.streams.video),
+            has_video=bool(videos_of(container)),
         )
 
     def _header_frames(self) -> int | None:

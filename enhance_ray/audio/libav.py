@@ -181,6 +181,11 @@ def chapters_of(container: Any) -> tuple[Chapter, ...]:
     return tuple(found)
 
 
+def videos_of(container: Any) -> list[Any]:
+    """The streams of moving pictures; a cover is none."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
 def cover_of(container: Any) -> Cover | None:
     """The first picture that is no video; the container is read on, and of no more use for its sound."""
     pictures = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]

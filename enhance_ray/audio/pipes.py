@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from av.stream import Disposition
 
 from enhance_ray.audio.formats import AudioInfo, Block
 from enhance_ray.audio.libav import (
@@ -20,6 +19,7 @@ from enhance_ray.audio.libav import (
     regroup,
     stored_as,
     tags_of,
+    videos_of,
 )
 from enhance_ray.audio.storage import LIBAV_ERRORS
 from enhance_ray.errors import AudioReadError, ConfigError, explain
@@ -118,7 +118,7 @@ class PipeDecoder:
             tags=tags_of(metadata, self._stream.metadata),
             has_video=False,  # it cannot be read twice
         )
-        if any(not stream.disposition & Disposition.attached_pic for stream in self._container.streams.video):
+        if videos_of(self._container):
             lost = "its video is left out: what comes through a pipe is read once"
             self.warning = f"{self.warning}; {lost}" if self.warning else lost
 
