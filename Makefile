@@ -27,7 +27,7 @@ HEARD := tools/listening.py $(shell find samples enhance_ray/weights -type f)
 .PHONY: demo test drill soak docs lint format lock bench clean
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) tools/prepare.py $(VENV) cluster,train,eval,hub,teacher,docs,dev
+	$(PYTHON) tools/prepare.py $(VENV) cluster,lake,train,eval,hub,teacher,docs,dev
 	touch $@
 
 # Half of what the other targets need.

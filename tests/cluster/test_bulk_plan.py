@@ -417,6 +417,8 @@ def test_a_table_of_a_lakehouse_is_a_manifest(tmp_path, make):
 
 @pytest.mark.parametrize("name", ["shows/_delta_log", "shows/metadata/7.metadata.json"])
 def test_a_table_that_is_none_is_refused_by_name(tmp_path, name):
+    pytest.importorskip("deltalake")
+    pytest.importorskip("pyiceberg")
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text("{}")
     with pytest.raises(ConfigError, match=f"{re.escape(name)}: is no readable table"):
