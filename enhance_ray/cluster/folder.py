@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -64,19 +65,24 @@ class Folder:
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files in ``folder``, sorted; none if it does not exist."""
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The same with their bytes, in any order."""
         path = f"{self._root}/{folder}".rstrip("/")
 
-        def listed() -> list[str]:
+        def listed() -> list[dict[str, Any]]:
             self._filesystem.invalidate_cache()
             try:
-                found: list[str] = self._filesystem.ls(path, detail=False)
+                found: list[dict[str, Any]] = self._filesystem.ls(path, detail=True)
             except FileNotFoundError:
                 return []
-            # An empty folder that a storage keeps lists itself.
-            return [name for name in found if name.rstrip("/") != path]
+            return found
 
-        names = (PurePosixPath(name).name for name in self._patience(listed))
-        return sorted(name for name in names if not name.endswith(".part"))
+        # An empty folder that a storage keeps lists itself.
+        infos = [info for info in self._patience(listed) if info["name"].rstrip("/") != path]
+        sizes = {PurePosixPath(info["name"]).name: info["size"] or 0 for info in infos}
+        return {name: size for name, size in sizes.items() if not name.endswith(".part")}
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
@@ -108,7 +114,9 @@ class Folder:
         pq.write_table(table, sink, compression="zstd")
         self.write(name, sink.getvalue().to_pybytes())
 
-    def read_tables(self, names: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def read_tables(
+        self, names: Iterable[str], columns: Sequence[str] | None = None
+    ) -> Generator[pa.Table, None, None]:
         """Several, in order, of which a few are read ahead."""
         with ThreadPoolExecutor(_READERS) as pool:
             waiting: deque[Future[pa.Table]] = deque()

@@ -171,6 +171,52 @@ def test_s3_is_listed_by_pages_with_etags(s3):
     assert planning.plan(config, state).added == 1
 
 
+@pytest.mark.parametrize("storage", ["folder", "s3", "glob"])
+def test_a_listing_that_was_stopped_goes_on_where_it_was(storage, request, tmp_path, monkeypatch):
+    """And lists from the start once it has ended; a manifest before it is not read again."""
+    monkeypatch.setattr(planning, "_LOOK_AHEAD", 10)
+    monkeypatch.setattr(planning, "_BATCH", (10, 20))
+    place = f"{request.getfixturevalue('s3')}/stopped-{storage}" if storage != "folder" else str(tmp_path)
+    names = [
+        f"{show}/{year}/{n:02d}.mp3" for show in ("a", "b", "b-c", "d") for year in (1, 2) for n in range(9)
+    ]
+    fs = fsspec.filesystem("file" if storage == "folder" else "s3")
+    for name in names:
+        fs.makedirs(f"{place}/in/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe(f"{place}/in/{name}", name.encode())
+    (tmp_path / "first.csv").write_text("uri\ns3://b/x.wav\n")
+    source = f"{place}/in/**/*.mp3" if storage == "glob" else f"{place}/in"
+    inputs = (str(tmp_path / "first.csv"), source)
+    config = BulkConfig(input=inputs, output=f"{place}/out", files_per_part=5)
+    state = JobState(f"{place}/out", "job")
+
+    def stop(listed, added):
+        if listed > 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        planning.plan(config, state, stop)
+    stopped_in, last = state.listing()
+    assert stopped_in == source
+    known = sum(len(state.manifest(part)) for part in state.parts())
+    assert last == state.manifest(state.parts()[-1])["uri"][-1].as_py()
+    assert known > 40
+
+    went_on = planning.plan(config, state)
+    left = len(names) + 1 - known
+    assert went_on.added == left
+    if storage == "folder":  # whole folders at the top are left out
+        assert left <= went_on.listed <= left + 18
+    else:
+        assert went_on.listed == left
+    found = [row["uri"] for part in state.parts() for row in state.manifest(part).to_pylist()]
+    assert sorted(found) == sorted(["s3://b/x.wav", *(f"{place}/in/{name}" for name in names)])
+    assert state.listing() is None
+    assert planning.plan(config, state) == planning.Planned(listed=len(names) + 1, added=0, parts=0)
+    state.note_listing((source, f"{place}/in/{names[-1]}"))  # stopped behind the last
+    assert planning.plan(config, state).added == 0
+
+
 def test_small_jobs_get_parts_for_all_actors_and_large_files_parts_of_their_own():
     def part_sizes(sizes, **others):
         rows = [{"uri": str(n), "bytes": size} for n, size in enumerate(sizes)]

@@ -86,6 +86,8 @@ def test_merged_tables_have_the_size_that_is_asked_for(tmp_path):
         rows = [record(f"{name}-{n}") for n in range(100)]
         if number != 4:
             state.folder.write_table(f"records/{name}.parquet", pa.Table.from_pylist(rows, RECORDS))
+    assert state.merge(size=10**6, whole=True) == 0  # there will be more beside them
+    assert state.merge(size=1, stopped=lambda: True) == 0
     assert state.merge(size=1) == 3
     assert state.folder.names("merged") == [
         "part-00000..part-00001.parquet",

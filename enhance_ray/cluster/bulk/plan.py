@@ -3,7 +3,8 @@
     inputs, in order, a page at a time -> what no part holds yet -> parts
 
 Memory depends on the pages under way alone: what is known already is on disk. A second run adds what is new:
-objects that were not there, and objects whose etag has changed.
+objects that were not there, and objects whose etag has changed. One whose listing did not end lists from
+where it stopped (`JobState.listing`); what is new before that place, the next run finds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState
 from enhance_ray.errors import ConfigError, explain
 
+logger = logging.getLogger(__name__)
+
+_SOURCE = "source"
+"""Column of the pages: which of the inputs a row is of."""
 _PARTS_PER_ACTOR = 8
 _LOOK_AHEAD = 100_000  # inputs whose number decides how small parts are
 _USUAL_PARTS = 10_000
@@ -68,18 +74,28 @@ def plan(
     listed = added = 0
     number = 1 + max((int(part.removeprefix("part-")) for part in parts), default=-1)
     first = number
+    begin, after, stopped = 0, None, state.listing()
+    if stopped is not None and stopped[0] in settings.inputs:
+        begin, after = settings.inputs.index(stopped[0]), stopped[1]
+        logger.info("the listing goes on after %s", after)
     with (
         tempfile.TemporaryDirectory(prefix="enhance-ray-plan-", ignore_cleanup_errors=True) as folder,
         contextlib.closing(Index(Path(folder))) as index,
     ):
 
+        def pages() -> Iterator[pa.Table]:
+            for which, source in enumerate(settings.inputs[begin:], begin):
+                for page in inputs.pages(
+                    source,
+                    output=settings.output,
+                    threads=settings.listing_threads,
+                    after=after if which == begin else None,
+                ):
+                    yield page.append_column(_SOURCE, pa.repeat(which, len(page)))
+
         def fresh() -> Iterator[pa.Table]:
             nonlocal listed, added
-            pages = (
-                inputs.pages(source, output=settings.output, threads=settings.listing_threads)
-                for source in settings.inputs
-            )
-            for batch in _batches(itertools.chain.from_iterable(pages), index):
+            for batch in _batches(pages(), index):
                 new = batch.take(index.add(batch))
                 listed += len(batch)
                 added += len(new)
@@ -92,13 +108,16 @@ def plan(
             index.add(batch)
         try:
             for part in _parts(fresh(), settings):
-                state.folder.write_table(f"manifest/part-{number:05d}.parquet", part)
+                [source], [last] = (part[name][-1:].to_pylist() for name in (_SOURCE, "uri"))
+                state.folder.write_table(f"manifest/part-{number:05d}.parquet", part.drop_columns([_SOURCE]))
+                state.note_listing((settings.inputs[source], last))
                 number += 1
+            state.note_listing(None)
         except FILE_ERRORS as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(settings.source, f"cannot be listed: {explain(error)}") from error
-    if not listed:
+    if not listed and stopped is None:
         raise ConfigError(settings.source, "no audio was found in it")
     return Planned(listed, added, number - first)
 

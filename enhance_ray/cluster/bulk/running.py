@@ -21,6 +21,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from enhance_ray.audio.storage import FILE_ERRORS
 from enhance_ray.cluster.bulk.ledger import ActorStats, Ledger, Snapshot
 from enhance_ray.cluster.bulk.live import LiveLine
 from enhance_ray.cluster.bulk.settings import BulkConfig
@@ -28,7 +29,7 @@ from enhance_ray.cluster.bulk.state import JobState, Publisher
 from enhance_ray.cluster.bulk.worker import PARTS_AT_ONCE, Load, Worker
 from enhance_ray.cluster.nodes import end_process, node_is_alive
 from enhance_ray.cluster.scratch import ledger_folder
-from enhance_ray.errors import EnhanceRayError
+from enhance_ray.errors import EnhanceRayError, explain
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ _STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 _KEPT_BACK_SECONDS = 2.0
 """Of these, what the driver needs for itself."""
 _USAGE_SECONDS = 20.0
+_MERGE_SECONDS = 600.0
 
 Status = Literal["complete", "stopped", "interrupted"]
 """``stopped``: too many files failed, or the job has cost what it may."""
@@ -75,11 +77,14 @@ class Run:
         sizes = sizes_of(self._state, parts)
         files, total = (sum(numbers) for numbers in zip(*sizes.values(), strict=True))
         self._line.expect(files, total)
-        # The largest first, so that no long recording is left to one actor at the end.
-        parts = sorted(parts, key=lambda part: -sizes[part][1])
+        # The largest first, so that no long recording is left to one actor at the end; of much the same size,
+        # in order, so that neighbours are done at the same time and their records can be merged.
+        parts = sorted(parts, key=lambda part: -round(2 * math.log2(1 + sizes[part][1])))
         ended = threading.Event()
         watch = threading.Thread(target=self._watch, args=(ended,), name="watch", daemon=True)
         watch.start()
+        merge = threading.Thread(target=self._merge, args=(ended,), name="merge", daemon=True)
+        merge.start()
         try:
             with _signals(self._interrupted):
                 for row in self._dataset(parts).iter_rows():
@@ -91,6 +96,8 @@ class Run:
         finally:
             ended.set()
             watch.join(timeout=10)
+            if self._status != "interrupted":  # what comes next merges, too
+                merge.join()
             self._write_usage(ray.get(self._ledger.snapshot.remote()))
         return self._status
 
@@ -161,6 +168,14 @@ class Run:
                 logger.error("the job has cost more than max_cost (%g)", self._settings.max_cost)
                 self._status = "stopped"
                 self._ledger.stop.remote("drain")
+
+    def _merge(self, ended: threading.Event) -> None:
+        """Keep the records of a long job in few tables."""
+        while not ended.wait(_MERGE_SECONDS):
+            try:
+                self._state.merge(whole=True, stopped=ended.is_set)
+            except FILE_ERRORS as error:
+                logger.warning("records are merged later: %s", explain(error))
 
     def _costs_too_much(self, now: Snapshot) -> bool:
         limit, price = self._settings.max_cost, self._settings.price_per_actor_hour

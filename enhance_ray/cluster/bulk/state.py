@@ -2,6 +2,7 @@
 
     OUTPUT/_enhance_ray/job.json                                 which job the outputs belong to
     OUTPUT/_enhance_ray/JOB/manifest/part-00000.parquet          inputs; later runs add parts, none is changed
+    OUTPUT/_enhance_ray/JOB/listing.json                         how far the input is listed, until it is
     OUTPUT/_enhance_ray/JOB/progress/part-00000/....parquet      records of a part that is being worked on
     OUTPUT/_enhance_ray/JOB/staged/part-00000.ATTEMPT.parquet    what an attempt asks to be its records
     OUTPUT/_enhance_ray/JOB/records/part-00000.parquet           its records, when it is done
@@ -17,12 +18,12 @@ when, is in `docs/bulk_protocol.md`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import secrets
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,7 @@ RECORDS = pa.schema(
 _KEY = ("uri", "member")
 _MERGED_BYTES = 128_000_000
 _RUN = "run.json"
+_LISTING = "listing.json"
 
 
 class JobState:
@@ -110,6 +112,23 @@ class JobState:
         names = (name for name in self.folder.names("manifest") if _is_part(name))
         # By their numbers, of which some have more digits.
         return [name.removesuffix(".parquet") for name in sorted(names, key=lambda name: (len(name), name))]
+
+    def listing(self) -> tuple[str, str] | None:
+        """How far a listing came that did not end: one of the job's inputs, and the last recording of it that
+        is in the manifest; all inputs before that one are."""
+        if not self.folder.exists(_LISTING):
+            return None
+        tree = json.loads(self.folder.read(_LISTING))
+        return tree["input"], tree["after"]
+
+    def note_listing(self, place: tuple[str, str] | None) -> None:
+        """Write down what `listing` is to give; None when the listing has ended."""
+        if place is None:
+            self.folder.remove(_LISTING)
+        else:
+            self.folder.write(
+                _LISTING, json.dumps(dict(zip(("input", "after"), place, strict=True))).encode()
+            )
 
     def finished(self) -> set[str]:
         """Parts whose records are complete."""
@@ -193,39 +212,60 @@ class JobState:
         for name in self.folder.names("staged"):
             self.folder.remove(f"staged/{name}")
 
-    def records(self, parts: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def records(
+        self, parts: Iterable[str], columns: Sequence[str] | None = None
+    ) -> Generator[pa.Table, None, None]:
         """Records of finished parts, or these columns of them: one for each (uri, member)."""
         names = (f"records/{part}.parquet" for part in parts)
         wanted = None if columns is None else list(dict.fromkeys([*columns, *_KEY]))
-        return map(unique, self.folder.read_tables(names, wanted))
+        with contextlib.closing(self.folder.read_tables(names, wanted)) as tables:
+            yield from map(unique, tables)
 
-    def merge(self, size: int = _MERGED_BYTES) -> int:
+    def merge(
+        self, size: int = _MERGED_BYTES, *, whole: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> int:
         """Write records of neighbouring parts together, since thousands of small tables are slow to read.
 
         The small ones stay: they say what is done. Whoever reads sees a merged table whole or not at all.
 
         Args:
-            size: bytes from which on a table is large enough; before an unfinished part it may be smaller.
+            size: bytes of small tables that make a merged one; before an unfinished part they may be fewer.
+            whole: leave those that would be smaller for later, while the job is still at work.
+            stopped: asked now and then; once it says so, nothing more is written.
 
         Returns:
             How many tables were written.
         """
         written = 0
-        done = self.finished()
-        held = covered(self.folder.names("merged"))
-        free = ((part, part in done and part not in held) for part in self.parts())
-        for is_free, run in itertools.groupby(free, lambda each: each[1]):
-            parts = deque(part for part, _ in run if is_free)
-            while len(parts) > 1:
-                first = last = parts[0]
-                sink = pa.BufferOutputStream()
-                with pq.ParquetWriter(sink, RECORDS, compression="zstd") as writer:
-                    while parts and (last == first or sink.tell() < size):
-                        last = parts.popleft()
-                        writer.write_table(unique(self.folder.read_table(f"records/{last}.parquet")))
-                self.folder.write(f"merged/{first}..{last}.parquet", sink.getvalue().to_pybytes())
-                written += 1
+        for parts in self._neighbours(size, whole):
+            sink = pa.BufferOutputStream()
+            with (
+                pq.ParquetWriter(sink, RECORDS, compression="zstd") as writer,
+                contextlib.closing(self.records(parts)) as tables,
+            ):
+                for table in tables:
+                    if stopped():
+                        return written
+                    writer.write_table(table)
+            if not self.is_current():  # whose driver may have begun to do them again
+                return written
+            self.folder.write(f"merged/{parts[0]}..{parts[-1]}.parquet", sink.getvalue().to_pybytes())
+            written += 1
         return written
+
+    def _neighbours(self, size: int, whole: bool) -> Iterator[list[str]]:
+        """Finished parts whose records are to be merged, each time two or more in a row."""
+        sizes = {name.removesuffix(".parquet"): n for name, n in self.folder.sizes("records").items()}
+        free = sizes.keys() - covered(self.folder.names("merged"))
+        for is_free, run in itertools.groupby(self.parts(), free.__contains__):
+            group: list[str] = []
+            for part in run if is_free else ():
+                group.append(part)
+                if len(group) > 1 and sum(map(sizes.__getitem__, group)) >= size:
+                    yield group
+                    group = []
+            if len(group) > 1 and not whole:
+                yield group
 
     def _drop_merged(self, part: str) -> None:
         """Remove what holds records of ``part`` that will be others."""

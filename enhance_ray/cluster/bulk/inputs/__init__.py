@@ -32,13 +32,16 @@ _RECORDING = rf"(?s)(?:^|/)[^/.][^/]*(?:(?i:{_endings})|{_shards})$"
 _IGNORED = "(?:^|/)manifest[.]parquet$"  # beside shards, as `enhance-ray corpus pack` writes it
 
 
-def pages(source: str, *, output: str | None = None, threads: int = 16) -> Iterator[pa.Table]:
+def pages(
+    source: str, *, output: str | None = None, threads: int = 16, after: str | None = None
+) -> Iterator[pa.Table]:
     """The recordings in ``source``. One that is listed twice comes twice.
 
     Args:
         source: as `BulkConfig.input`.
         output: what lies below it is no input.
         threads: folders that are listed at the same time.
+        after: the last recording that is not wanted again: a listing leaves out what was before it.
 
     Raises:
         ConfigError: the input does not exist, cannot be read, or is no manifest.
@@ -46,7 +49,8 @@ def pages(source: str, *, output: str | None = None, threads: int = 16) -> Itera
     if is_manifest(source) and not is_inventory(source):
         yield from manifests.pages(source)
         return
-    for page in inventory.pages(source) if is_inventory(source) else listing.pages(source, threads):
+    listed = is_inventory(source)
+    for page in inventory.pages(source) if listed else listing.pages(source, threads, after):
         uris = page["uri"]
         wanted = pc.and_not(
             pc.match_substring_regex(uris, _RECORDING), pc.match_substring_regex(uris, _IGNORED)

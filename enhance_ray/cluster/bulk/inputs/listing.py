@@ -19,7 +19,7 @@ from fsspec.utils import glob_translate
 
 from enhance_ray.audio import Patience
 from enhance_ray.audio.storage import FILE_ERRORS
-from enhance_ray.cluster.bulk.names import storable
+from enhance_ray.cluster.bulk.names import path_of, storable
 from enhance_ray.cluster.bulk.state import MANIFEST
 from enhance_ray.errors import ConfigError, explain
 
@@ -27,18 +27,19 @@ _WILD = "*?["
 _PATIENCE = 120.0
 
 
-def pages(source: str, threads: int) -> Iterator[pa.Table]:
+def pages(source: str, threads: int, after: str | None = None) -> Iterator[pa.Table]:
     """Everything that is there, recording or not, as tables like the manifest's.
 
     Args:
         source: a prefix or folder, a pattern, or one file.
         threads: folders that are listed at the same time.
+        after: leave out what a listing has given up to this input; in folders, the whole folders of it.
 
     Raises:
         ConfigError: it does not exist or cannot be listed.
     """
     try:
-        for page in _listed(source, threads):
+        for page in _listed(source, threads, after):
             yield pa.Table.from_pylist(page, MANIFEST)
     except ConfigError:
         raise
@@ -46,7 +47,7 @@ def pages(source: str, threads: int) -> Iterator[pa.Table]:
         raise ConfigError(source, f"cannot be listed: {explain(error)}") from error
 
 
-def _listed(source: str, threads: int) -> Iterator[list[dict[str, Any]]]:
+def _listed(source: str, threads: int, after: str | None) -> Iterator[list[dict[str, Any]]]:
     has_pattern = is_glob(source)
     base = glob_base(source) if has_pattern else source.rstrip("/")
     filesystem, root = fsspec.url_to_fs(base)
@@ -62,7 +63,9 @@ def _listed(source: str, threads: int) -> Iterator[list[dict[str, Any]]]:
     if has_pattern:
         protocol_free = fsspec.core.strip_protocol(source)
         pattern = re.compile(glob_translate(protocol_free if isinstance(protocol_free, str) else source))
-    for page in _in_order(lister.units(root.rstrip("/")), lister.pages, threads):
+    root = root.rstrip("/")
+    last = root + path_of(after)[len(base.rstrip("/")) :] if after else ""
+    for page in _in_order(lister.units(root, last), lambda unit: lister.pages(unit, last), threads):
         yield [
             _found(base, root, info, name) for name, info in page if pattern is None or pattern.match(name)
         ]
@@ -70,7 +73,7 @@ def _listed(source: str, threads: int) -> Iterator[list[dict[str, Any]]]:
 
 def _found(base: str, root: str, info: dict[str, Any], name: str | None = None) -> dict[str, Any]:
     """A row of the manifest."""
-    uri = base if name is None else base.rstrip("/") + name[len(root.rstrip("/")) :]
+    uri = base if name is None else base.rstrip("/") + name[len(root) :]
     # S3's names, then those of other file systems.
     modified = next((info[name] for name in _TIMES if info.get(name)), None)
     if isinstance(modified, (int, float)):
@@ -110,17 +113,21 @@ class _FolderPages:
         self._filesystem = filesystem
         self._patience = patience
 
-    def units(self, root: str) -> list[tuple[str, _Page | None]]:
-        """What may be listed at the same time, in order: folders, and files as they are."""
+    def units(self, root: str, after: str) -> list[tuple[str, _Page | None]]:
+        """What may be listed at the same time, in order: folders, and files as they are; from the one on that
+        holds ``after``."""
+        first = root + "/" + after[len(root) + 1 :].partition("/")[0] if after else ""
         try:
             infos = self._list(root)
         except FileNotFoundError as error:
             raise ConfigError(root, "there is no such folder or file") from error
         return [
-            (info["name"], None if info["type"] == "directory" else [(info["name"], info)]) for info in infos
+            (info["name"], None if info["type"] == "directory" else [(info["name"], info)])
+            for info in infos
+            if info["name"].rstrip("/") >= first
         ]
 
-    def pages(self, folder: str) -> Iterator[_Page]:
+    def pages(self, folder: str, after: str = "") -> Iterator[_Page]:
         infos = self._list(folder)
         yield [(info["name"], info) for info in infos if info["type"] != "directory"]
         for info in infos:
@@ -144,23 +151,28 @@ class _S3Pages:
         self._filesystem = filesystem
         self._patience = patience
 
-    def units(self, root: str) -> list[tuple[str, _Page | None]]:
-        """Prefixes two levels below ``root``, which are listed at the same time, and keys above them."""
+    def units(self, root: str, after: str) -> list[tuple[str, _Page | None]]:
+        """Prefixes two levels below ``root``, which are listed at the same time, and keys above them; without
+        those before ``after``."""
         found: list[tuple[str, _Page | None]] = []
-        for prefix, page in self._level(f"{root}/"):
-            found += self._level(prefix) if page is None else [(prefix, page)]
+        for prefix, page in self._level(f"{root}/", after):
+            found += self._level(prefix, after) if page is None else [(prefix, page)]
         return sorted(found, key=lambda unit: unit[0])
 
-    def pages(self, prefix: str) -> Iterator[_Page]:
-        for answer in self._answers(prefix):
+    def pages(self, prefix: str, after: str) -> Iterator[_Page]:
+        bucket, inside = prefix.partition("/")[0], after.startswith(prefix)
+        options = {"StartAfter": after.removeprefix(f"{bucket}/")} if inside else {}
+        for answer in self._answers(prefix, **options):
             yield self._keys(prefix, answer)
 
-    def _level(self, prefix: str) -> Iterator[tuple[str, _Page | None]]:
+    def _level(self, prefix: str, after: str) -> Iterator[tuple[str, _Page | None]]:
         bucket = prefix.partition("/")[0]
         for answer in self._answers(prefix, Delimiter="/"):
             keys = self._keys(prefix, answer)
-            yield from ((name, [(name, info)]) for name, info in keys)
-            yield from ((f"{bucket}/{p['Prefix']}", None) for p in answer.get("CommonPrefixes", ()))
+            yield from ((name, [(name, info)]) for name, info in keys if name > after)
+            prefixes = (f"{bucket}/{p['Prefix']}" for p in answer.get("CommonPrefixes", ()))
+            # By their bytes, names are in order: what is before, and not around, is so with all it holds.
+            yield from ((name, None) for name in prefixes if name > after or after.startswith(name))
 
     def _keys(self, prefix: str, answer: dict[str, Any]) -> _Page:
         bucket = prefix.partition("/")[0]
