@@ -15,7 +15,9 @@ packets and codecs took is in no bin that a mask could open.
     S' = |S| sigmoid(a) * exp(j ...) + u * S + v * near + w * far
 
 where u, v and w are complex numbers of each bin, and near and far are what its neighbours in time would be in
-its place (`neighbours`): a phase cannot be guessed in bands, and they bring one.
+its place (`neighbours`): a phase cannot be guessed in bands, and they bring one. With `sees_mixture` such a
+net stands behind a denoiser and is shown what that was shown, too, of which it adds a part in the same way:
+what was taken for noise can come back, and what is left of the noise can be told from the voice.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ _NEAR, _FAR = ((1, 1.0), (2, 0.5)), ((3, 1.0), (4, 0.8), (5, 0.6))
 _LOUDEST = 4.0
 """Bound of the factors of what is added: 12 dB."""
 
+_FAINTEST = 0.05
+"""Least level of what was denoised beside its mixture, whose share it decides: -26 dB."""
+
 _FAINT_DB = (25.0, 30.0)
 """Speech over noise from which noise counts as faint: not at all, and wholly."""
 _FAINT_SECONDS = 3.0
@@ -77,6 +82,9 @@ class DenoiserConfig:
     """Bands that the bins are merged into; None keeps every bin."""
     residual: bool = False
     """Add to every bin what the net chooses of its neighbours in time; the original only takes away."""
+    sees_mixture: bool = False
+    """Look at a second recording too, from which the first was made, and add what the net chooses of it; with
+    `residual`. The original has one look."""
     attenuation_limit_db: Positive | None = None
     """Most attenuation where noise is faint (`Denoiser.faintness`), since there a net takes more of the
     speech with it than the noise is worth; None sets no limit, as in the original. Not in training, where
@@ -87,6 +95,8 @@ class DenoiserConfig:
             raise ConfigError("n_fft", f"must be even and at least twice hop ({self.hop}), got {self.n_fft}")
         if self.bands is not None and self.bands > self.n_fft // 2:
             raise ConfigError("bands", f"must be at most n_fft / 2 ({self.n_fft // 2}), got {self.bands}")
+        if self.sees_mixture and not self.residual:
+            raise ConfigError("sees_mixture", "needs residual")
 
 
 class Denoiser(nn.Module):
@@ -100,8 +110,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config or DenoiserConfig()
         self.net = UNet(
-            3,
-            9 if self.config.residual else 3,
+            6 if self.config.sees_mixture else 3,
+            3 + 2 * (3 * self.config.residual + self.config.sees_mixture),
             hidden=self.config.hidden,
             blocks=self.config.blocks,
             middle_blocks=self.config.middle_blocks,
@@ -122,33 +132,54 @@ class Denoiser(nn.Module):
         """Fewest samples that `forward` takes: reflection at the borders needs them."""
         return self.config.n_fft // 2 + 1
 
-    def forward(self, waveform: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    def forward(
+        self, waveform: Float[Tensor, "batch time"], mixture: Float[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch time"]:
         """Remove what is not speech.
 
         Args:
             waveform: 44.1 kHz, any level, at least `shortest` samples. Rows do not influence each
                 other; all of a row does, through norms that pool over time (spec 8.4).
+            mixture: what ``waveform`` was made from, at its level, for a net that sees it; by default the
+                same. A net that does not see it leaves it aside.
 
         Returns:
             Speech at the level it would have if the input's peak were 1.
         """
-        waveform = normalise_peak(waveform)
-        spectrum = stft(waveform, n_fft=self.config.n_fft, hop=self.config.hop)
-        spectrum = self.filter_spectrum(spectrum)
-        return istft(spectrum, n_fft=self.config.n_fft, hop=self.config.hop, length=waveform.shape[-1])
+        transform = {"n_fft": self.config.n_fft, "hop": self.config.hop}
+        spectrum = stft(normalise_peak(waveform), **transform)
+        other = None
+        if self.config.sees_mixture and mixture is not None:
+            level = waveform.abs().amax(dim=-1, keepdim=True)
+            # Without speech next to nothing is left, beside which the mixture would be beyond all bounds.
+            floor = _FAINTEST * mixture.abs().amax(dim=-1, keepdim=True) + 1e-7
+            other = stft(mixture / torch.maximum(level, floor), **transform)
+        return istft(self.filter_spectrum(spectrum, other), **transform, length=waveform.shape[-1])
 
     def filter_spectrum(
-        self, spectrum: Complex[Tensor, "batch freq frame"]
+        self,
+        spectrum: Complex[Tensor, "batch freq frame"],
+        mixture: Complex[Tensor, "batch freq frame"] | None = None,
     ) -> Complex[Tensor, "batch freq frame"]:
-        """Mask and rotate every bin of a peak-normalised recording's spectrum."""
+        """Mask and rotate every bin of a peak-normalised recording; ``mixture`` as in `forward`."""
+        sources = [spectrum]
+        if self.config.sees_mixture:
+            sources.append(spectrum if mixture is None else mixture)
         # What is as large as the spectrum is worked on in tiles, which stay in the processor's cache.
-        features = torch.cat([self._features(tile) for tile in spectrum.split(_TILE, dim=-1)], dim=-1)
+        tiled = zip(*(source.split(_TILE, dim=-1) for source in sources), strict=True)
+        features = torch.cat(
+            [torch.cat([self._features(tile) for tile in tiles], dim=1) for tiles in tiled], dim=-1
+        )
         maps = self.net(features).float()
         tiles = list(spectrum.split(_TILE, dim=-1))
         pairs = zip(tiles, maps[:, :3].split(_TILE, dim=-1), strict=True)
         answers = [tile * self._filter(self._spread(part)) for tile, part in pairs]
         if self.config.residual:
-            around = [spectrum, *(self.neighbours(spectrum, kernel) for kernel in (_NEAR, _FAR))]
+            around = [
+                spectrum,
+                *(self.neighbours(spectrum, kernel) for kernel in (_NEAR, _FAR)),
+                *sources[1:],
+            ]
             for factor, other in zip(_bounded(maps[:, 3:]), around, strict=True):
                 parts = [self._spread(part) for part in factor.split(_TILE, dim=-1)]
                 answers = [
@@ -265,7 +296,7 @@ def _compressed(spectrum: Complex[Tensor, "batch freq frame"]) -> Float[Tensor, 
     return torch.stack([energy.sqrt_().mul_(scale), real * scale, imag * scale], dim=1)
 
 
-def _bounded(maps: Float[Tensor, "batch 6 band frame"]) -> list[Float[Tensor, "batch 2 band frame"]]:
+def _bounded(maps: Float[Tensor, "batch two_each band frame"]) -> list[Float[Tensor, "batch 2 band frame"]]:
     """The complex factors, real and imaginary part each, none larger than may be."""
     factors = []
     for part in maps.split(2, dim=1):

@@ -6,7 +6,8 @@
 The flow moves the latent of what came in to the latent of clean speech, guided by a blend of the noisy and
 the denoised mel; the vocoder makes sound of it. The original's vocoder looks at the mel alone, so what comes
 out is made anew, phase included; a compact model's (`source_filter`) shapes the denoised waveform. There a
-second U-Net (`EnhancerConfig.repair`) may stand behind the denoiser, which gives back what damage took.
+second U-Net (`EnhancerConfig.repair`) may stand behind the denoiser, which gives back what damage took, and
+may be shown what the denoiser was shown, too.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class EnhancerNet(nn.Module):
         elif denoised is None:
             denoised = self.denoised(noisy)
         if strength:
-            denoised = self.repaired(denoised)
+            denoised = self.repaired(denoised, noisy)
         guide = (strength * denoised + (1 - strength) * noisy)[:, : frames * self.hop]
         if cuts is not None and self._fills_gaps and cuts.isinf().all():
             return guide
@@ -245,13 +246,21 @@ class EnhancerNet(nn.Module):
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=bf16):
             return self.denoiser(noisy).float()  # type: ignore[no-any-return]
 
-    def repaired(self, denoised: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
-        """What the repair net makes of ``denoised``, at its level; without one, the same."""
+    def repaired(
+        self, denoised: Float[Tensor, "batch time"], noisy: Float[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time"]:
+        """What the repair net makes of ``denoised``, at its level; without one, the same.
+
+        Args:
+            denoised: the denoiser's answer.
+            noisy: with a peak of 1, what it was made from.
+        """
         if self.repair is None:
             return denoised
         bf16 = self._frozen_as == torch.bfloat16
         with torch.autocast(denoised.device.type, dtype=torch.bfloat16, enabled=bf16):
-            return denoised.abs().amax(dim=-1, keepdim=True) * self.repair(denoised).float()  # type: ignore[no-any-return]
+            repaired: Tensor = self.repair(denoised, noisy).float()
+        return denoised.abs().amax(dim=-1, keepdim=True) * repaired
 
     def conditioning(
         self, denoised: Float[Tensor, "batch time"], mel: Float[Tensor, "batch mel frame"], strength: float

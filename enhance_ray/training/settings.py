@@ -92,14 +92,15 @@ class TrainConfig:
     """Type of the convolutions; "auto" is bf16 where the processor has it, and a CPU that has not would take
     several times as long. Weights, gradients' sums and the loss are float32 in any case."""
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    """Sizes of the denoiser; in stage "repair" of the net that repairs, where the model has none."""
+    """Sizes of the denoiser; in stage "repair" of the net that repairs."""
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
     """Sizes of the rest, for stages 1 and 2."""
     init_from: str | None = None
     """Model whose weights a new run starts with, for fine-tuning: a model folder, "default", a run folder of
     the original or hf://. Sizes are then the model's own, and what `model` and `enhancer` say does not
     count; but a recurrent block that `model` asks for and the model lacks is added in the denoiser's stage,
-    and at first changes nothing."""
+    and at first changes nothing, and in stage "repair" a net of other sizes than `model` says is a new one,
+    with what fits of its weights."""
     denoiser_from: str | None = None
     """Model whose denoiser stages 1 and 2 start with; without it that of stage 1, or a new one."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

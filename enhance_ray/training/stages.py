@@ -39,6 +39,7 @@ def denoiser_step(
     noisy: Float[Tensor, "batch time"],
     target: Float[Tensor, "batch time"],
     config: DenoiserLossConfig,
+    mixture: Float[Tensor, "batch time"] | None = None,
 ) -> StepResult:
     """Denoise ``noisy`` and compare with ``target``, which is speech without the noise.
 
@@ -47,12 +48,13 @@ def denoiser_step(
         noisy: mixtures.
         target: the speech in them, at the level it has there.
         config: which losses, and how the target is scaled.
+        mixture: what ``noisy`` was made from, for a net that stands behind another.
     """
     if config.keep_level:
         target = target / (noisy.abs().amax(dim=-1, keepdim=True) + 1e-7)
     else:
         target = normalise_peak(target)
-    estimate = denoiser(noisy)
+    estimate = denoiser(noisy) if mixture is None else denoiser(noisy, mixture)
     # What was clipped, or nearly lost, goes beyond the input: such a row would count more than all others.
     level = target.abs().amax(dim=-1, keepdim=True).clamp_min(1)
     loss, metrics = denoiser_loss(estimate / level, target / level, config)
@@ -230,7 +232,7 @@ def flow_inputs(
     temperature: Float[Tensor, " batch"],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What comes before the flow, for recordings with a peak of 1: denoised sound, start and conditioning."""
-    denoised = net.repaired(net.denoiser(noisy).float())
+    denoised = net.repaired(net.denoiser(noisy).float(), noisy)
     mel = net.normalise(noisy)
     start = net.start(mel, prior, temperature[:, None, None])
     return denoised, start, net.conditioning(denoised, mel, 1.0)

@@ -182,6 +182,35 @@ def test_a_net_that_adds_fills_a_gap_which_a_mask_leaves_empty():
     assert torch.equal(adds(torch.zeros(1, 8400)), torch.zeros(1, 8400))
 
 
+def test_a_second_look_brings_back_what_a_denoiser_took():
+    torch.manual_seed(0)
+    twice = Denoiser(dataclasses.replace(SMALL, residual=True, sees_mixture=True)).eval()
+    mixture = torch.randn(1, 20_000)
+    denoised = 0.3 * mixture
+    denoised[:, 8_000:12_000] = 0  # a word that was taken for noise
+    word = slice(9_000, 11_000)
+    with torch.inference_mode():
+        twice.net.head[2].weight.data[9:] = 0
+        twice.net.head[2].bias.data[9:] = 0
+        without = twice(denoised, mixture)
+        twice.net.head[2].bias.data[9] = 1.0  # all of the mixture is added
+        answer = twice(denoised, mixture)
+        # At the level of the denoised recording's peak.
+        added = mixture[:, word] / denoised.abs().max()
+        torch.testing.assert_close(answer[:, word] - without[:, word], added * 0.970143, rtol=0, atol=1e-3)
+        # No level of what came in tells apart, and rows do not meet.
+        torch.testing.assert_close(twice(0.1 * denoised, 0.1 * mixture), answer, rtol=0, atol=1e-3)
+        rows = twice(torch.cat([mixture, denoised]), torch.cat([mixture, mixture]))
+        torch.testing.assert_close(rows[1:], answer, rtol=0, atol=1e-4)
+        assert torch.equal(twice(mixture), twice(mixture, mixture))
+        # Where no speech was found, what is left stays as faint as it was.
+        faint = 1e-4 * denoised
+        level = faint.abs().max() / mixture.abs().max()
+        assert (twice(faint, mixture).abs().max() * level) < 0.01
+    with pytest.raises(ConfigError, match="sees_mixture: needs residual"):
+        dataclasses.replace(SMALL, sees_mixture=True)
+
+
 def test_neighbours_of_a_steady_tone_are_the_tone_itself():
     """Up to a third of a bin beside the middle of one, where their phases begin to differ."""
     denoiser = Denoiser(SMALL)

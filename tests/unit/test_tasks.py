@@ -232,7 +232,7 @@ def test_a_repair_net_begins_as_its_denoiser_learns_alone_and_takes_part(root, s
     denoised = first.denoiser(noisy)
     level = denoised.abs().max()
     masked = level * first.denoiser(denoised)
-    error = (begun.repaired(denoised) - masked).square().mean() / masked.square().mean()
+    error = (begun.repaired(denoised, noisy) - masked).square().mean() / masked.square().mean()
     assert 10 * torch.log10(error) < -15
 
     third = checkpoint.load(train(tuned, tmp_path / "third"))
@@ -250,3 +250,14 @@ def test_a_repair_net_begins_as_its_denoiser_learns_alone_and_takes_part(root, s
         assert torch.equal(third.net(noisy, whole), first.net(noisy, whole))
     again = checkpoint.load(train(dataclasses.replace(tuned, init_from=str(third.path)), tmp_path / "again"))
     assert again.config == third.config
+
+    # Shown what the denoiser was shown as well, it goes on from where it stands.
+    looks = dataclasses.replace(tuned.model, sees_mixture=True)
+    tuned = dataclasses.replace(tuned, model=looks, init_from=str(third.path))
+    begun = loop.Trainer(tuned, context, load_banks(tuned.corpus, "train")).task.net.eval()
+    before = third.net.repaired(denoised, noisy)
+    error = (begun.repaired(denoised, noisy) - before).square().mean() / before.square().mean()
+    assert 10 * torch.log10(error) < -15
+    fourth = checkpoint.load(train(tuned, tmp_path / "fourth"))
+    assert fourth.net.repair.net.input_proj.weight[:, 3:].abs().max() > 0
+    assert not torch.equal(fourth.net.repaired(denoised, noisy), fourth.net.repaired(denoised, denoised))

@@ -86,5 +86,5 @@ class RepairTask:
         with torch.no_grad():  # and with what is off in training, such as a limit of attenuation
             denoised = self.net.denoiser.eval()(noisy).float()
         # The denoiser's answer is at the level of an input with a peak of 1.
-        target = batch["target"] / (noisy.abs().amax(dim=-1, keepdim=True) + 1e-7)
-        return denoiser_step(repair, denoised, target, self.config.loss)
+        level = noisy.abs().amax(dim=-1, keepdim=True) + 1e-7
+        return denoiser_step(repair, denoised, batch["target"] / level, self.config.loss, noisy / level)

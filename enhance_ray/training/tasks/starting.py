@@ -71,21 +71,34 @@ def _on_stage_1(config: TrainConfig, first: EnhancerNet, given: Denoiser | None)
 
 
 def start_repair(config: TrainConfig) -> EnhancerNet:
-    """The model of ``init_from``, whose repair net is new where it has none: it begins as its denoiser, which
-    leaves what is clean as it is."""
+    """The model of ``init_from``. Where its repair net is of another kind, a new one begins with its weights;
+    where it has none, with those of its denoiser, which leaves what is clean as it is."""
     assert config.init_from is not None
     first = _whole(config.init_from, "init_from")
-    if first.repair is not None:
+    if first.repair is not None and first.repair.config == config.model:
         return first.train()
     net = EnhancerNet(dataclasses.replace(first.config, repair=config.model), first.denoiser.config)
     assert net.repair is not None
-    repair = net.repair.state_dict()
-    for key, weights in first.denoiser.state_dict().items():
-        # The head of one that adds has more rows, which follow these.
-        if key in repair and repair[key].shape[1:] == weights.shape[1:]:
-            repair[key][: len(weights)] = weights[: len(repair[key])]
-    net.load_state_dict(net.state_dict() | first.state_dict() | {f"repair.{k}": v for k, v in repair.items()})
+    ours = {key: value for key, value in first.state_dict().items() if not key.startswith("repair.")}
+    net.load_state_dict(net.state_dict() | ours)
+    _begin_as(net.repair, first.repair or first.denoiser)
     return net.train()
+
+
+def _begin_as(net: Denoiser, trained: Denoiser) -> None:
+    """Give ``net`` what fits of the weights of ``trained``: it answers as that does at first."""
+    state = net.state_dict()
+    for key, weights in trained.state_dict().items():
+        new = state.get(key)
+        if new is None:
+            continue
+        if key == "net.input_proj.weight" and len(new) == len(weights):
+            new.zero_()  # what is new in the input is not looked at yet
+            new[:, : weights.shape[1]] = weights
+        elif key.startswith("net.head.2.") and new.shape[1:] == weights.shape[1:]:
+            new[: len(weights)] = weights  # a head that adds has more rows, which follow these
+        elif new.shape == weights.shape:
+            new.copy_(weights)
 
 
 def _whole(source: str, where: str) -> EnhancerNet:
