@@ -125,10 +125,9 @@ class JobState:
         """Write down what `listing` is to give; None when the listing has ended."""
         if place is None:
             self.folder.remove(_LISTING)
-        else:
-            self.folder.write(
-                _LISTING, json.dumps(dict(zip(("input", "after"), place, strict=True))).encode()
-            )
+            return
+        source, last = place
+        self.folder.write(_LISTING, json.dumps({"input": source, "after": last}).encode())
 
     def finished(self) -> set[str]:
         """Parts whose records are complete."""
