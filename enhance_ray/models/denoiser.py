@@ -52,7 +52,8 @@ _LOUDEST = 4.0
 """Bound of the factors of what is added: 12 dB."""
 
 _FAINTEST = 0.05
-"""Least level of what was denoised beside its mixture, whose share it decides: -26 dB."""
+"""A mixture is scaled like what was denoised from it, which counts as no fainter than this beside it: its
+level is -26 dB of the mixture's at least."""
 
 _FAINT_DB = (25.0, 30.0)
 """Speech over noise from which noise counts as faint: not at all, and wholly."""
@@ -83,8 +84,8 @@ class DenoiserConfig:
     residual: bool = False
     """Add to every bin what the net chooses of its neighbours in time; the original only takes away."""
     sees_mixture: bool = False
-    """Look at a second recording too, from which the first was made, and add what the net chooses of it; with
-    `residual`. The original has one look."""
+    """Show the net a second recording as well, from which the first was made, and add what it chooses of it;
+    needs `residual`. The original's sees one."""
     attenuation_limit_db: Positive | None = None
     """Most attenuation where noise is faint (`Denoiser.faintness`), since there a net takes more of the
     speech with it than the noise is worth; None sets no limit, as in the original. Not in training, where
@@ -166,11 +167,11 @@ class Denoiser(nn.Module):
         if self.config.sees_mixture:
             sources.append(spectrum if mixture is None else mixture)
         # What is as large as the spectrum is worked on in tiles, which stay in the processor's cache.
-        tiled = zip(*(source.split(_TILE, dim=-1) for source in sources), strict=True)
-        features = torch.cat(
-            [torch.cat([self._features(tile) for tile in tiles], dim=1) for tiles in tiled], dim=-1
-        )
-        maps = self.net(features).float()
+        features = [
+            torch.cat([self._features(tile) for tile in source.split(_TILE, dim=-1)], dim=-1)
+            for source in sources
+        ]
+        maps = self.net(torch.cat(features, dim=1) if len(features) > 1 else features[0]).float()
         tiles = list(spectrum.split(_TILE, dim=-1))
         pairs = zip(tiles, maps[:, :3].split(_TILE, dim=-1), strict=True)
         answers = [tile * self._filter(self._spread(part)) for tile, part in pairs]

@@ -117,7 +117,7 @@ def plan(
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(settings.source, f"cannot be listed: {explain(error)}") from error
-    if not listed and stopped is None:
+    if not listed and after is None:
         raise ConfigError(settings.source, "no audio was found in it")
     return Planned(listed, added, number - first)
 

@@ -86,7 +86,7 @@ def start_repair(config: TrainConfig) -> EnhancerNet:
 
 
 def _begin_as(net: Denoiser, trained: Denoiser) -> None:
-    """Give ``net`` what fits of the weights of ``trained``: it answers as that does at first."""
+    """Give ``net`` what fits of the weights of ``trained``, so that at first it answers much as that does."""
     state = net.state_dict()
     for key, weights in trained.state_dict().items():
         new = state.get(key)

@@ -41,7 +41,8 @@ def pages(
         source: as `BulkConfig.input`.
         output: what lies below it is no input.
         threads: folders that are listed at the same time.
-        after: the last recording that is not wanted again: a listing leaves out what was before it.
+        after: the last recording that is known. A prefix is listed from there on; a table of recordings is
+            read from its start all the same.
 
     Raises:
         ConfigError: the input does not exist, cannot be read, or is no manifest.
@@ -49,8 +50,8 @@ def pages(
     if is_manifest(source) and not is_inventory(source):
         yield from manifests.pages(source)
         return
-    listed = is_inventory(source)
-    for page in inventory.pages(source) if listed else listing.pages(source, threads, after):
+    found = inventory.pages(source) if is_inventory(source) else listing.pages(source, threads, after)
+    for page in found:
         uris = page["uri"]
         wanted = pc.and_not(
             pc.match_substring_regex(uris, _RECORDING), pc.match_substring_regex(uris, _IGNORED)

@@ -33,7 +33,8 @@ def pages(source: str, threads: int, after: str | None = None) -> Iterator[pa.Ta
     Args:
         source: a prefix or folder, a pattern, or one file.
         threads: folders that are listed at the same time.
-        after: leave out what a listing has given up to this input; in folders, the whole folders of it.
+        after: the last input that is known: S3 lists from behind it, other storages from the folder at the
+            top that holds it.
 
     Raises:
         ConfigError: it does not exist or cannot be listed.
@@ -56,16 +57,16 @@ def _listed(source: str, threads: int, after: str | None) -> Iterator[list[dict[
     if not has_pattern and patience(lambda: filesystem.isfile(root)):
         yield [_found(base, root, patience(lambda: filesystem.info(root)))]
         return
+    root = root.rstrip("/")
+    last = root + path_of(after)[len(base.rstrip("/")) :] if after else ""
     # A bucket's prefix exists if something is below it; that is seen when nothing was found.
     lister: _S3Pages | _FolderPages
-    lister = (_S3Pages if hasattr(filesystem, "call_s3") else _FolderPages)(filesystem, patience)
+    lister = (_S3Pages if hasattr(filesystem, "call_s3") else _FolderPages)(filesystem, patience, last)
     pattern = None
     if has_pattern:
         protocol_free = fsspec.core.strip_protocol(source)
         pattern = re.compile(glob_translate(protocol_free if isinstance(protocol_free, str) else source))
-    root = root.rstrip("/")
-    last = root + path_of(after)[len(base.rstrip("/")) :] if after else ""
-    for page in _in_order(lister.units(root, last), lambda unit: lister.pages(unit, last), threads):
+    for page in _in_order(lister.units(root), lister.pages, threads):
         yield [
             _found(base, root, info, name) for name, info in page if pattern is None or pattern.match(name)
         ]
@@ -109,14 +110,15 @@ _Page = Sequence[tuple[str, dict[str, Any]]]
 class _FolderPages:
     """Any file system: folder by folder."""
 
-    def __init__(self, filesystem: Any, patience: Patience) -> None:
+    def __init__(self, filesystem: Any, patience: Patience, after: str) -> None:
         self._filesystem = filesystem
         self._patience = patience
+        self._after = after
 
-    def units(self, root: str, after: str) -> list[tuple[str, _Page | None]]:
+    def units(self, root: str) -> list[tuple[str, _Page | None]]:
         """What may be listed at the same time, in order: folders, and files as they are; from the one on that
         holds ``after``."""
-        first = root + "/" + after[len(root) + 1 :].partition("/")[0] if after else ""
+        first = root + "/" + self._after[len(root) + 1 :].partition("/")[0] if self._after else ""
         try:
             infos = self._list(root)
         except FileNotFoundError as error:
@@ -127,7 +129,7 @@ class _FolderPages:
             if info["name"].rstrip("/") >= first
         ]
 
-    def pages(self, folder: str, after: str = "") -> Iterator[_Page]:
+    def pages(self, folder: str) -> Iterator[_Page]:
         infos = self._list(folder)
         yield [(info["name"], info) for info in infos if info["type"] != "directory"]
         for info in infos:
@@ -147,32 +149,35 @@ class _FolderPages:
 class _S3Pages:
     """S3: a thousand keys a page, whatever lies in one folder."""
 
-    def __init__(self, filesystem: Any, patience: Patience) -> None:
+    def __init__(self, filesystem: Any, patience: Patience, after: str) -> None:
         self._filesystem = filesystem
         self._patience = patience
+        self._after = after
 
-    def units(self, root: str, after: str) -> list[tuple[str, _Page | None]]:
+    def units(self, root: str) -> list[tuple[str, _Page | None]]:
         """Prefixes two levels below ``root``, which are listed at the same time, and keys above them; without
         those before ``after``."""
         found: list[tuple[str, _Page | None]] = []
-        for prefix, page in self._level(f"{root}/", after):
-            found += self._level(prefix, after) if page is None else [(prefix, page)]
+        for prefix, page in self._level(f"{root}/"):
+            found += self._level(prefix) if page is None else [(prefix, page)]
         return sorted(found, key=lambda unit: unit[0])
 
-    def pages(self, prefix: str, after: str) -> Iterator[_Page]:
-        bucket, inside = prefix.partition("/")[0], after.startswith(prefix)
-        options = {"StartAfter": after.removeprefix(f"{bucket}/")} if inside else {}
+    def pages(self, prefix: str) -> Iterator[_Page]:
+        key = self._after.partition("/")[2]
+        options = {"StartAfter": key} if self._after.startswith(prefix) else {}
         for answer in self._answers(prefix, **options):
             yield self._keys(prefix, answer)
 
-    def _level(self, prefix: str, after: str) -> Iterator[tuple[str, _Page | None]]:
+    def _level(self, prefix: str) -> Iterator[tuple[str, _Page | None]]:
         bucket = prefix.partition("/")[0]
         for answer in self._answers(prefix, Delimiter="/"):
             keys = self._keys(prefix, answer)
-            yield from ((name, [(name, info)]) for name, info in keys if name > after)
+            yield from ((name, [(name, info)]) for name, info in keys if name > self._after)
             prefixes = (f"{bucket}/{p['Prefix']}" for p in answer.get("CommonPrefixes", ()))
             # By their bytes, names are in order: what is before, and not around, is so with all it holds.
-            yield from ((name, None) for name in prefixes if name > after or after.startswith(name))
+            yield from (
+                (name, None) for name in prefixes if name > self._after or self._after.startswith(name)
+            )
 
     def _keys(self, prefix: str, answer: dict[str, Any]) -> _Page:
         bucket = prefix.partition("/")[0]
