@@ -35,12 +35,18 @@ def prior_noise(
     return torch.from_numpy(np.stack(noise)), torch.from_numpy(np.stack(shares))
 
 
-def flow_draws(seed: int, indices: Sequence[int], latent: int, frames: int) -> FlowDraws:
+def flow_draws(
+    seed: int,
+    indices: Sequence[int],
+    latent: int,
+    frames: int,
+    temperature_range: tuple[float, float] = (0.0, 1.0),
+) -> FlowDraws:
     """The draws of stage 2 (spec 4.2, 4.5), a row for each example."""
     rows = []
     for index in indices:
         rng = _rng(seed, _FLOW, index)
-        strength, temperature, time = rng.beta(0.2, 0.2), rng.random(), rng.random()
+        strength, temperature, time = rng.beta(0.2, 0.2), rng.uniform(*temperature_range), rng.random()
         normal = rng.standard_normal((2, latent, frames), np.float32)
         rows.append((np.float32(strength), np.float32(temperature), normal[0], np.float32(time), normal[1]))
     return FlowDraws(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))

@@ -40,6 +40,8 @@ class FlowStageConfig:
     """Factor for the latents; by default measured, so that they have a standard deviation of 1."""
     train_denoiser: bool = True
     """Whether the denoiser goes on learning beside the flow."""
+    prior_temperature: Annotated[Range, Within(0, 1)] = (0.0, 1.0)
+    """Range of the share of noise in where the flow starts: what it is to be good at."""
     validation_nfe: Annotated[int, Ge(2)] = 16
     """Evaluations of the velocity field for each validation example."""
 

@@ -19,6 +19,7 @@ from enhance_ray.training.losses import (
     DenoiserLossConfig,
     compressed_spectral_loss,
     denoiser_loss,
+    gap_loss,
     stft_loss,
 )
 
@@ -141,7 +142,7 @@ def _reconstruction(
     # At a peak of 1, because a source-filter vocoder answers at its guide's level.
     guide = clean if guide is None else normalise_peak(guide)
     estimate = net.synthesise(features, guide[:, :whole], vocoder_noise)
-    parts |= _waveform_losses(estimate, clean, guide, weights, total)
+    parts |= _waveform_losses(estimate, _beside(guide, clean, net), guide, weights, total)
     whole_loss = torch.stack(list(parts.values())).sum()
     metrics = {name: value.detach() for name, value in parts.items()}
     return AutoencoderResult(whole_loss, metrics, estimate, latent.detach())
@@ -182,9 +183,32 @@ def vocoder_step(
         features = net.autoencoder.decode(latent / net.config.latent_scale)
     guide = normalise_peak(denoised)[:, : features.shape[-1] * net.hop]
     estimate = net.synthesise(features, guide, vocoder_noise)
-    parts = _waveform_losses(estimate, clean, guide, loss or AutoencoderLossConfig(), total)
+    wanted = _beside(guide, clean, net)
+    parts = _waveform_losses(estimate, wanted, guide, loss or AutoencoderLossConfig(), total)
     whole = torch.stack(list(parts.values())).sum()
     return StepResult(whole, {name: value.detach() for name, value in parts.items()}, estimate.detach())
+
+
+def _beside(guide: Tensor, clean: Tensor, net: EnhancerNet) -> Tensor:
+    """``clean``, for a source-filter vocoder as loud as it is in its ``guide``, whose level the answer has.
+
+    The guide lost its peak with noise, room and band: at a peak of 1 for both, what the vocoder adds would be
+    learned too quiet. A projection, in which a bin weighs by its magnitude in the guide: what the guide lacks
+    does not count.
+    """
+    if net.config.source_filter is None or guide is clean:
+        return clean
+
+    def spectrum(waveform: Tensor) -> Tensor:
+        window = torch.hann_window(2048, device=waveform.device)
+        return torch.stft(waveform, 2048, 1024, window=window, return_complex=True, pad_mode="constant")
+
+    length = min(guide.shape[-1], clean.shape[-1])
+    known, wanted = spectrum(guide[:, :length]), spectrum(clean[:, :length])
+    weight = known.abs()
+    both = (weight * (known.real * wanted.real + known.imag * wanted.imag)).sum(dim=(1, 2))
+    gain = both / ((weight * wanted.abs().square()).sum(dim=(1, 2)) + 1e-7)
+    return gain.clamp(0.1, 2.0)[:, None] * clean  # what hardly passed the denoiser is not asked to vanish
 
 
 def _waveform_losses(
@@ -207,6 +231,9 @@ def _waveform_losses(
             for window in weights.resolutions
         ]
         parts["spectrum"] = weights.spectrum * torch.stack(by_resolution).mean()
+    if weights.gaps:
+        clean, guide = (waveform[:, : estimate.shape[-1]] for waveform in (clean, guide))
+        parts["gaps"] = weights.gaps * gap_loss(estimate, clean, guide)
     return parts
 
 
@@ -216,7 +243,7 @@ class FlowDraws(NamedTuple):
     strength: Float[Tensor, " batch"]
     """Share of denoised mel in the conditioning, from Beta(0.2, 0.2): mostly near 0 or 1."""
     temperature: Float[Tensor, " batch"]
-    """Share of noise in the start, from U(0, 1)."""
+    """Share of noise in the start, from U(0, 1) or less of it."""
     prior: Float[Tensor, "batch latent frame"]
     """Standard normal, of the start."""
     time: Float[Tensor, " batch"]
@@ -295,7 +322,8 @@ def flow_step(
     with torch.no_grad():
         mel = net.normalise(noisy)
         strength = draws.strength[:, None, None]
-        conditioning = strength * net.normalise(denoised) + (1 - strength) * mel
+        repaired = net.repaired(denoised.float(), noisy)
+        conditioning = strength * net.normalise(repaired) + (1 - strength) * mel
         end = net.config.latent_scale * net.autoencoder.encode(net.normalise(clean))
         start = net.start(mel, draws.prior, draws.temperature[:, None, None])
     parts["flow_l1"] = net.flow.loss(start, end, conditioning, uniform=draws.time, noise=draws.path)

@@ -17,6 +17,7 @@ from enhance_ray.training.losses import (
     DenoiserLossConfig,
     compressed_spectral_loss,
     denoiser_loss,
+    gap_loss,
     loudness_loss,
 )
 from enhance_ray.training.stages import denoiser_step
@@ -69,6 +70,34 @@ def test_phases_count_where_the_guide_has_them(waveform):
 
     assert cost(torch.zeros_like(waveform)) < 1e-3
     torch.testing.assert_close(cost(100 * waveform), loss(-waveform, waveform, 0.5), rtol=1e-2, atol=0)
+
+
+def test_gaps_hear_decibels_and_no_phases(waveform):
+    """Noise of another seed is as good as the one that was there, up to chance; 20 dB less costs two."""
+    nothing, other = torch.zeros_like(waveform), waveform.flip(-1)
+    assert gap_loss(other, waveform, nothing) < 0.2
+    for gain in (0.1, 10.0):
+        cost = gap_loss(gain * waveform, waveform, nothing).item()
+        assert cost == pytest.approx(2, rel=0.01)
+
+
+def test_gaps_are_where_the_guide_is_silent(waveform):
+    """Of a guide that has the lower half of the band, the upper half counts."""
+    bins = torch.fft.rfft(waveform)
+    half = bins.shape[-1] // 2
+    low, high = bins.clone(), bins.clone()
+    low[:, half:], high[:, :half] = 0, 0
+    guide, above = (torch.fft.irfft(part, n=waveform.shape[-1]) for part in (low, high))
+    too_quiet = gap_loss(waveform - 0.9 * above, waveform, guide).item()
+    assert too_quiet == pytest.approx(1, rel=0.05)  # 20 dB in half of the bins
+    assert gap_loss(waveform - 0.9 * guide, waveform, guide) < 0.15 * too_quiet
+
+
+def test_silence_has_no_gaps_and_its_gradient_is_finite(waveform):
+    nothing = torch.zeros_like(waveform, requires_grad=True)
+    gap_loss(nothing, torch.zeros_like(waveform), torch.zeros_like(waveform)).backward()
+    assert nothing.grad.isfinite().all()
+    assert gap_loss(1e-3 * waveform, torch.zeros_like(waveform), torch.zeros_like(waveform)) < 1e-3
 
 
 @pytest.mark.parametrize(("gain", "factor"), [(0.5, 2.5), (2.0, 1.0)])

@@ -9,9 +9,13 @@ import torch
 from small_models import SMALL_DENOISER, SMALL_ENHANCER
 
 from enhance_ray.errors import CheckpointError, ConfigError
+from enhance_ray.models.denoiser import normalise_peak
 from enhance_ray.models.enhancer import EnhancerConfig, EnhancerNet
 from enhance_ray.models.source_filter import SourceFilterConfig, SourceFilterVocoder
 from enhance_ray.settings.options import EnhanceOptions
+from enhance_ray.training.draws import flow_draws
+from enhance_ray.training.losses import AutoencoderLossConfig, compressed_spectral_loss
+from enhance_ray.training.stages import flow_step, vocoder_step
 
 FRAMES, HOP = 40, 420
 CONFIG = SourceFilterConfig(bands=64, hidden=16, blocks=1, groups=4)
@@ -208,3 +212,32 @@ def test_the_originals_layout_has_no_place_for_it(net, tmp_path):
 def test_sizes_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         SourceFilterConfig(**settings)
+
+
+def test_stage_3_asks_for_speech_as_loud_as_it_is_in_the_guide(net):
+    """A guide without the upper band has another peak than the speech; what both have is to stay as it is."""
+    net.vocoder = SourceFilterVocoder(28, 24, CONFIG)  # gives back its guide
+    net.denoiser, net.repaired = torch.nn.Identity(), lambda denoised, noisy: denoised
+    low = guide()
+    high = torch.zeros_like(low)
+    time = torch.arange(300) / 44_100
+    high[:, 9000:9300] = 2 * torch.hann_window(300) * torch.sin(2 * torch.pi * 12_000 * time)
+    loss = AutoencoderLossConfig(mse=0, stft=0, spectrum=1, resolutions=(512,))
+    frames = {"vocoder_noise": torch.zeros(1, HOP, FRAMES), "prior": torch.zeros(1, 8, FRAMES)}
+    result = vocoder_step(net, 0.1 * low, low + high, temperature=torch.zeros(1), nfe=2, loss=loss, **frames)
+    wanted = compressed_spectral_loss(result.estimate, low + high, window_length=512, complex_share=0.1)
+    assert result.loss.item() == pytest.approx(wanted.item(), rel=0.02)
+
+
+def test_stage_2_guides_the_flow_by_what_it_will_be_guided_by(net, monkeypatch):
+    heard = []
+    monkeypatch.setattr(net.flow, "loss", lambda start, end, mel, **_: heard.append(mel) or mel.mean())
+    net.repaired = lambda denoised, noisy: 0.5 * noisy
+    draws = flow_draws(0, [0], 8, FRAMES)._replace(strength=torch.ones(1))
+    flow_step(net, guide(), guide(), guide(), draws, train_denoiser=False)
+    torch.testing.assert_close(heard, [net.normalise(0.5 * normalise_peak(guide()))])
+
+
+def test_a_flow_may_learn_from_starts_with_little_noise_alone():
+    usual, little = (flow_draws(0, range(20), 8, 1, limits).temperature for limits in ((0, 1), (0, 0.2)))
+    torch.testing.assert_close(little, 0.2 * usual)

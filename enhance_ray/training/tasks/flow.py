@@ -176,6 +176,10 @@ def _flow_draws(config: TrainConfig, net: EnhancerNet, batch: Batch) -> FlowDraw
     """Random numbers of a batch, on its device."""
     noisy = batch["noisy"]
     draws = flow_draws(
-        config.seed, batch["index"].tolist(), net.config.autoencoder.latent, noisy.shape[-1] // net.hop
+        config.seed,
+        batch["index"].tolist(),
+        net.config.autoencoder.latent,
+        noisy.shape[-1] // net.hop,
+        config.flow.prior_temperature,
     )
     return FlowDraws(*(part.to(noisy.device, non_blocking=True) for part in draws))
