@@ -95,6 +95,7 @@ class Fleet:
         )
         # The largest first, as the driver gives them to the pool.
         self.waiting = deque(sorted(parts, key=lambda part: -part.bytes))
+        self.ledger.offer([part.name for part in self.waiting])
         self.total = sum(part.seconds for part in parts)
         self.left = len(parts)
         self.finished = self.again = 0.0
@@ -152,6 +153,9 @@ class Fleet:
         while self.waiting and len(actor.parts) < 2:
             part = self.waiting.popleft()
             actor.parts.append(part)
+            # Tickets come back in the order in which parts do, so that each stands for its own.
+            taken = self.ask("take", f"ticket for {part.name}", actor.name, "node", 1, 0)
+            assert taken.part == part.name
             self.ask("begin", part.name, f"{part.name} {actor.name}", actor.name, "node", 1)
             self.ask("resume", part.name, f"{part.name} {actor.name}", Count())
             self.store("lists and reads of a part", 3)

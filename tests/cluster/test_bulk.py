@@ -28,6 +28,7 @@ from enhance_ray import EnhanceOptions, Enhancer, audio, cli
 from enhance_ray.cluster import scratch
 from enhance_ray.cluster.bulk import BulkConfig, command, driver, inputs, run, running
 from enhance_ray.cluster.bulk import plan as planning
+from enhance_ray.cluster.bulk.settings import Pool
 from enhance_ray.errors import ConfigError
 from enhance_ray.files import Job, enhance_files
 
@@ -345,6 +346,29 @@ def test_a_pool_grows_to_its_largest_size(ray_cluster, recordings, tmp_path):
 
     usage = json.loads(next(Path(outcome.place).glob("runs/*.json")).read_text())
     assert len(usage["actors"]) == 3
+
+
+def test_actors_of_several_kinds_share_a_job_and_are_billed_by_kind(ray_cluster, recordings, tmp_path):
+    config = BulkConfig(
+        input=str(recordings[0]),
+        output=str(tmp_path),
+        pools=(Pool(actors=1, cpus_per_actor=2.0),),
+        files_per_part=2,
+        max_failed=None,
+        price_per_cpu_hour=3600.0,  # one for a second
+    )
+
+    outcome = run(config, load=load_slowly, fingerprint="slow")
+
+    assert (outcome.status, outcome.parts_left) == ("complete", 0)
+    done = records(job_state(str(tmp_path)))
+    assert len(done) == len({row["uri"] for row in done}) == 24
+    usage = json.loads(next(Path(outcome.place).glob("runs/*.json")).read_text())["actors"]
+    assert {row["actor"] for row in done} == usage.keys()
+    assert sorted(kind for *_, kind in usage.values()) == [0, 1]
+    assert outcome.report.cost == pytest.approx(
+        sum(seconds * (1 + kind) for seconds, _, kind in usage.values())
+    )
 
 
 def test_what_a_killed_actor_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path, monkeypatch):

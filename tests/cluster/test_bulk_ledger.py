@@ -11,8 +11,10 @@ from enhance_ray.files import Job
 from enhance_ray.records import Record
 
 
-def ledger(dead_nodes=()):
-    return Ledger(lambda node: node not in dead_nodes, lambda part, attempt: True, lease_seconds=60.0)
+def ledger(dead_nodes=(), **options):
+    return Ledger(
+        lambda node: node not in dead_nodes, lambda part, attempt: True, lease_seconds=60.0, **options
+    )
 
 
 def begin(of, part, actor, node="n"):
@@ -27,6 +29,51 @@ def open_files(of, actor, *names, part="p", alone=False, node="n", closed=()):
         [Opened(part, name, alone) for name in names],
         [Closed(part, name, failed=False, bytes=1) for name in closed],
     )
+
+
+def take(of, ticket, actor, kind=0):
+    taken = of.take(ticket, actor, "n", 1, kind)
+    return taken and taken.part
+
+
+def test_tickets_become_parts_in_order_and_who_comes_after_a_death_gets_the_same(tmp_path):
+    kept = ledger(file=tmp_path / "ledger")
+    kept.offer(["p", "q"])
+    assert take(kept, "ticket 1", "first") == "p"
+    assert take(kept, "ticket 2", "second") == "q"
+    assert take(kept, "ticket 3", "second") is None
+    assert kept.snapshot().parts_waiting == 0
+    kept = ledger(file=tmp_path / "ledger")  # it is started again
+    assert take(kept, "ticket 1", "third") == "p"
+    begin(kept, "p", "third")
+    kept.end("p", "attempt of third")
+    kept.offer(["r"])
+    assert take(kept, "ticket 1", "third") == "r"  # its answer was lost with a machine
+
+
+def test_who_was_given_up_is_not_told_that_nothing_is_left():
+    kept = ledger()
+    kept.offer(["p", "q"])
+    begin(kept, "p", "first")
+    begin(kept, "p", "second")
+    assert kept.take("ticket", "first", "n", 1, 0) is None
+
+
+def test_a_slow_kind_of_actors_takes_no_part_for_which_the_fast_one_would_wait():
+    """Five times slower: at the end, five parts of the others are as long as one of its own."""
+    now = [0.0]
+    kept = ledger(clock=lambda: now[0])
+    kept.offer([f"p{number}" for number in range(9)])
+    assert take(kept, "fast 1", "fast", kind=0) == "p0"
+    assert take(kept, "slow 1", "slow", kind=1) == "p1"  # nobody knows yet
+    now[0] = 10.0
+    kept.note("fast", "n", 1, seconds_done=500.0)
+    kept.note("slow", "n", 1, seconds_done=100.0)
+    assert take(kept, "slow 2", "slow", kind=1) == "p2"
+    for number in range(3, 6):
+        assert take(kept, f"fast {number}", "fast") == f"p{number}"
+    assert take(kept, "slow 3", "slow", kind=1) is None
+    assert [take(kept, f"last {number}", "fast") for number in range(4)] == ["p6", "p7", "p8", None]
 
 
 def test_what_was_open_when_an_actor_died_is_tried_alone_and_condemned_if_that_kills_three_times():

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import datetime
 import gzip
 import json
@@ -14,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
 
+from enhance_ray.cluster.bulk import identity
 from enhance_ray.cluster.bulk import plan as planning
 from enhance_ray.cluster.bulk.identity import Fingerprint, open_job
 from enhance_ray.cluster.bulk.index import Index
 from enhance_ray.cluster.bulk.inputs import manifests
-from enhance_ray.cluster.bulk.settings import BulkConfig
+from enhance_ray.cluster.bulk.settings import BulkConfig, Pool
 from enhance_ray.cluster.bulk.state import MANIFEST, RECORDS, JobState
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings.options import EnhanceOptions
@@ -271,6 +273,20 @@ def test_a_version_is_new_once(tmp_path):
         assert index.add(versions(("1", None), ("x", None), ("1", "etag"))).tolist() == [1, 2]
         assert index.add(numbered).tolist() == []
         assert index.size == 702
+
+
+def test_actors_of_all_kinds_compute_in_one_precision(monkeypatch):
+    def found(device, precision):
+        return device, ("bf16" if device == "cuda" else "fp32") if precision == "auto" else precision
+
+    monkeypatch.setattr(identity, "_what_it_is_here", found)
+    config = settings("in", "out", device="cpu", pools=(Pool(device="cuda"), Pool(device="cpu")))
+    with pytest.raises(ConfigError, match=r"precision: .* fp32 or bf16"):
+        identity.resolved(config)
+    config = identity.resolved(dataclasses.replace(config, precision="fp32"))
+    assert [kind.precision for kind in config.by_kind] == ["fp32"] * 3
+    assert [kind.device for kind in config.by_kind] == ["cpu", "cuda", "cpu"]
+    assert identity.Fingerprint.of(config, "model").computing["device"] == "cpu and cuda"
 
 
 def test_a_job_with_another_fingerprint_is_refused_unless_it_is_new(tmp_path):

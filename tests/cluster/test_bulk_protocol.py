@@ -59,18 +59,20 @@ class GatedFolder(Folder):
 
 
 class Run:
-    """A driver's: its ledger, and the parts that nobody works on."""
+    """A driver's: its ledger, and the tickets that nobody works on."""
 
     def __init__(self, world):
         self.world = world
         self.state = JobState(world.output, "job")
         self.name = self.state.claim()
         done = self.state.finished()
-        self.queue = [part for part in self.state.parts() if part not in done]
+        parts = [part for part in self.state.parts() if part not in done]
+        self.queue = [f"{self.name}-{number}" for number in range(len(parts))]
         self.busy = None  # for whom the ledger works
         self.file = world.folder / f"ledger-{self.name}"
         self.published = {}  # attempts, by part
         self.start_ledger()
+        self.ledger.offer(parts)
 
     def start_ledger(self):
         self.ledger = Ledger(
@@ -96,13 +98,13 @@ class Run:
 
 
 class Actor(threading.Thread):
-    """Takes parts from its run's queue and does them, a step at a time."""
+    """Takes tickets from its run's queue and does what they stand for, a step at a time."""
 
     def __init__(self, run, name):
         super().__init__(name=name, daemon=True)
         self.of = run
         self.world = run.world
-        self.part = None
+        self.ticket = None
         self.has_ended = self.is_killed = self.ledger_died = self.is_committing = False
         self._open, self._closed = {}, []
         self._go, self._here = threading.Semaphore(0), threading.Semaphore(0)
@@ -128,11 +130,15 @@ class Actor(threading.Thread):
         self._go.acquire()
         try:
             while self.of.queue and not self.is_killed:
-                self.part = self.of.queue.pop(0)
-                state = JobState(self.world.output, "job")
-                state.folder = GatedFolder(state.folder.uri, self.gate_of_the_storage)
-                assert attempt_part(self.part, state, self, self.begin_work, 0.0)
-                self.part = None
+                self.ticket = self.of.queue.pop(0)
+                taken = self.ask("take", self.ticket, self.name, "node", 1, 0)
+                if taken is None:
+                    raise LeaseLostError
+                if taken.part is not None:
+                    state = JobState(self.world.output, "job")
+                    state.folder = GatedFolder(state.folder.uri, self.gate_of_the_storage)
+                    assert attempt_part(taken.part, state, self, self.begin_work, 0.0)
+                self.ticket = None
         except (KilledError, LeaseLostError):
             pass
         except BaseException as error:
@@ -242,7 +248,7 @@ class World:
         return JobState(self.output, "job").is_finished(part)
 
     def populate(self):
-        """Ray's part: as long as there are parts, there are actors."""
+        """Ray's part: as long as there are tickets, there are actors."""
         self.actors = [actor for actor in self.actors if not actor.has_ended]
         while len(self.actors) < 2 and self.run.queue:
             self.count += 1
@@ -252,8 +258,8 @@ class World:
         """The cluster thinks that an actor is dead."""
         actor.let_ledger_answer()
         self.actors.remove(actor)
-        if actor.part is not None and not actor.has_ended:
-            actor.of.queue.append(actor.part)
+        if actor.ticket is not None and not actor.has_ended:
+            actor.of.queue.append(actor.ticket)
 
     def kill(self, actor):
         self.leave(actor)

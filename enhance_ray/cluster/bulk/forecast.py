@@ -74,7 +74,7 @@ class Forecast:
     """On this machine, with this model; otherwise it was given."""
     actor_hours: float
     wall_hours: float
-    """With the most actors that the job may have."""
+    """With the most actors that the job may have, if all are as fast."""
     output_bytes: float
     cost: float | None
     """In the currency of the prices; None where there are none."""
@@ -185,7 +185,7 @@ def forecast(
         speed=speed,
         speed_is_measured=measured,
         actor_hours=actor_hours,
-        wall_hours=actor_hours / settings.actor_range[1],
+        wall_hours=actor_hours / settings.most_actors,
         output_bytes=output_bytes,
         cost=None if price is None else price * actor_hours,
         choices=sorted(choices, key=lambda choice: choice.cost),

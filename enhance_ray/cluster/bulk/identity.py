@@ -57,7 +57,7 @@ class Fingerprint:
             **{name: getattr(settings, name) for name in ("layout", "partial", "compile")},
         }
         computing = {
-            "device": settings.device.partition(":")[0],
+            "device": " and ".join(dict.fromkeys(kind.device.partition(":")[0] for kind in settings.by_kind)),
             "precision": settings.precision,
             "torch": metadata.version("torch"),
         }
@@ -156,8 +156,25 @@ def resolved(settings: BulkConfig) -> BulkConfig:
     Actors with a GPU are asked on a machine that has one; the others compute as this process would.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or actors of several kinds would compute in several precisions.
     """
+    kinds = [_resolved(kind) for kind in settings.by_kind]
+    precisions = dict.fromkeys(kind.precision for kind in kinds)
+    if len(precisions) > 1:
+        raise ConfigError(
+            "precision", f"actors of all kinds compute in one: set it to {' or '.join(precisions)}"
+        )
+    pools = [
+        dataclasses.replace(pool, device=kind.device)
+        for pool, kind in zip(settings.pools, kinds[1:], strict=True)
+    ]
+    return dataclasses.replace(
+        settings, device=kinds[0].device, precision=kinds[0].precision, pools=tuple(pools)
+    )
+
+
+def _resolved(settings: BulkConfig) -> BulkConfig:
+    """Those of one kind of actors."""
     device, precision = settings.device, settings.precision
     if "auto" not in (device, precision):
         return settings

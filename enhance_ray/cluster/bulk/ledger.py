@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,13 @@ class Count(NamedTuple):
         return Count(self.done + other.done, self.failed + other.failed, self.bytes + other.bytes)
 
 
+class Taken(NamedTuple):
+    """What a ticket stands for."""
+
+    part: str | None
+    """None where nothing is left, or nothing that this kind of actors should begin."""
+
+
 @dataclass(slots=True)
 class Assignment:
     """What an actor that begins a part has to know."""
@@ -83,6 +91,8 @@ class ActorStats:
     seconds_done: float = 0.0
     """Of audio written, that of files under way included."""
     model_seconds: float = 0.0
+    kind: int = 0
+    """Which of the job's kinds of actors (`BulkConfig.by_kind`)."""
 
 
 @dataclass(slots=True)
@@ -99,11 +109,21 @@ class Snapshot:
     """Actors lost."""
     parts_open: int
     """Parts that living actors hold a lease of."""
+    parts_waiting: int = 0
+    """Parts that nobody has taken."""
+
+    @property
+    def hours(self) -> defaultdict[int, float]:
+        """That actors were there, by their kind."""
+        hours: defaultdict[int, float] = defaultdict(float)
+        for actor in self.actors.values():
+            hours[actor.kind] += (actor.seen - actor.started) / 3600
+        return hours
 
     @property
     def actor_hours(self) -> float:
         """That actors were there."""
-        return sum(actor.seen - actor.started for actor in self.actors.values()) / 3600
+        return sum(self.hours.values())
 
 
 @dataclass(slots=True)
@@ -133,6 +153,8 @@ class _Memory:
     actors: dict[str, ActorStats] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)  # silent without a lease
+    tickets: dict[str, str] = field(default_factory=dict)  # -> part, until that has ended
+    taken: int = 0  # of the parts on offer
     leases: dict[str, _Lease] = field(default_factory=dict)  # by part
     open: dict[str, dict[tuple[str, str], bool]] = field(
         default_factory=dict
@@ -171,8 +193,41 @@ class Ledger:
         self._clock = clock
         self._called = self._awake_since = clock()
         self._memory = _Memory()
+        self._offered: list[str] = []
         if file is not None and file.exists():
             self._memory = pickle.loads(file.read_bytes())
+        if file is not None and self._offered_file.exists():
+            self._offered = self._offered_file.read_text().split()
+
+    def offer(self, parts: Sequence[str]) -> None:
+        """Have ``parts`` given out, in this order, where all that was on offer before has been taken."""
+        self._offered, self._memory.taken = list(parts), 0
+        if self._file is not None:  # in a file of its own: it is long, and does not change
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._offered_file.write_text("\n".join(parts))
+        self._save()
+
+    def take(self, ticket: str, actor: str, node: str, pid: int, kind: int) -> Taken | None:
+        """The part that a ``ticket`` stands for, which is settled when an actor first asks.
+
+        So each kind of actors takes as many parts as it can do. Who asks again with the ticket of an actor
+        that died gets that one's part.
+
+        Returns:
+            None where the actor itself was given up.
+        """
+        memory = self._memory
+        if not self._hear(actor, node, pid):
+            return None
+        memory.actors[actor].kind = kind
+        part = memory.tickets.get(ticket)
+        if part is None and memory.stop is None and not self._would_be_waited_for(kind):
+            part = next(iter(self._offered[memory.taken : memory.taken + 1]), None)
+            if part is not None:
+                memory.tickets[ticket] = part
+                memory.taken += 1
+                self._save()
+        return Taken(part)
 
     def begin(self, part: str, attempt: str, actor: str, node: str, pid: int) -> Assignment | None:
         """Give ``actor`` the lease of ``part``; perhaps because another one died with it.
@@ -255,6 +310,8 @@ class Ledger:
             self._memory.ended = self._memory.ended.plus(lease.count)
             del self._memory.leases[part]
             self._memory.condemned.pop(part, None)
+            tickets = self._memory.tickets
+            self._memory.tickets = {ticket: of for ticket, of in tickets.items() if of != part}
             self._save()
 
     def stop(self, how: Order) -> None:
@@ -290,7 +347,34 @@ class Ledger:
         for lease in memory.leases.values():
             count = count.plus(lease.count)
         held = sum(lease.actor not in memory.dead for lease in memory.leases.values())
-        return Snapshot(dict(memory.actors), *count, len(memory.dead), held)
+        waiting = len(self._offered) - memory.taken
+        return Snapshot(dict(memory.actors), *count, len(memory.dead), held, waiting)
+
+    def _would_be_waited_for(self, kind: int) -> bool:
+        """Whether the faster kinds would be through with all that is left before this one is with a part."""
+        memory = self._memory
+        seconds: defaultdict[int, float] = defaultdict(float)
+        done: defaultdict[int, float] = defaultdict(float)
+        count: defaultdict[int, int] = defaultdict(int)
+        gone = memory.dead | memory.absent
+        for name, actor in memory.actors.items():
+            seconds[actor.kind] += actor.seen - actor.started
+            done[actor.kind] += actor.seconds_done
+            count[actor.kind] += name not in gone
+        speeds = {each: done[each] / seconds[each] for each in done if done[each] and seconds[each]}
+        own = speeds.get(kind)
+        faster = {each: speed for each, speed in speeds.items() if own is not None and speed > own}
+        together = sum(count[each] * speed for each, speed in faster.items())
+        if own is None or not together:
+            return False
+        left = len(self._offered) - memory.taken
+        # In the time that audio takes at a speed of 1; parts are much alike.
+        return 1 / own > left / together + 1 / max(faster.values())
+
+    @property
+    def _offered_file(self) -> Path:
+        assert self._file is not None
+        return self._file.with_suffix(".parts")
 
     def _wake(self) -> float:
         now = self._clock()

@@ -48,9 +48,8 @@ class LiveLine:
         parts = [f"{hours:,.2f} h of audio", f"{finished:,} of {self._files:,} files"]
         share = now.bytes / self._bytes if self._bytes else finished / self._files if self._files else 0.0
         parts[-1] += f" ({share:.0%})"
-        unit, size = (
-            ("GPU", self._settings.gpus_per_actor) if self._settings.gpus_per_actor else ("actor", 1.0)
-        )
+        gpus = 0.0 if self._settings.pools else self._settings.gpus_per_actor
+        unit, size = ("GPU", gpus) if gpus else ("actor", 1.0)
         if actor_hours:
             parts.append(f"{hours / (actor_hours * size):,.0f} h per {unit}-hour")
         if share:
@@ -58,8 +57,8 @@ class LiveLine:
         parts.append(f"{now.failed:,} failed")
         if now.deaths:
             parts.append(f"{now.deaths:,} actors lost")
-        if (price := self._settings.price_per_actor_hour) is not None:
-            parts.append(f"{actor_hours * price:,.2f} spent")
+        if (cost := self._settings.cost(now.hours)) is not None:
+            parts.append(f"{cost:,.2f} spent")
         return ", ".join(parts)
 
 

@@ -189,7 +189,7 @@ def _parts(found: Iterable[pa.Table], settings: BulkConfig) -> Iterator[pa.Table
         first.append(table)
     most_files, most_bytes = settings.files_per_part, settings.gigabytes_per_part * 1e9
     if (count := sum(map(len, first))) < _LOOK_AHEAD:  # all of them: every actor shall get its share
-        shares = _PARTS_PER_ACTOR * settings.actor_range[1]
+        shares = _PARTS_PER_ACTOR * settings.most_actors
         sizes = np.concatenate([np.zeros(1), *map(_sizes, first)])
         most_files = min(most_files, max(1, -(-count // shares)))
         most_bytes = min(most_bytes, max(-(-sizes.sum() // shares), sizes.max()))

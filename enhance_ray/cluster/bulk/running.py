@@ -1,4 +1,4 @@
-"""One run of a job: a pool of actors over parts of the manifest, and who watches them."""
+"""One run of a job: pools of actors over parts of the manifest, and who watches them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import pyarrow.compute as pc
@@ -69,7 +71,10 @@ class Run:
         self._line = LiveLine(settings)
         self._status: Status = "complete"
         self._usage_written = time.time()
-        self._hours_before = sum(map(_actor_hours, state.runs()))
+        self._hours_before: defaultdict[int, float] = defaultdict(float)
+        for usage in state.runs():
+            for present, _, *kind in usage["actors"].values():
+                self._hours_before[sum(kind)] += present / 3600
 
     def do(self, parts: list[str]) -> Status:
         """Run ``parts``, to the end or to a stop. May be called again with others, while all went well."""
@@ -87,9 +92,8 @@ class Run:
         merge.start()
         try:
             with _signals(self._interrupted):
-                for row in self._dataset(parts).iter_rows():
-                    if not row["complete"] and self._status == "complete":
-                        raise EnhanceRayError(f"{row['part']} was left unfinished")  # a bug of ours
+                ray.get(self._ledger.offer.remote(parts))
+                self._run_pools(len(parts))
         except KeyboardInterrupt:  # of `_watch`: nothing is left to wait for
             if self._status == "complete":
                 raise
@@ -98,7 +102,10 @@ class Run:
             watch.join(timeout=10)
             if self._status != "interrupted":  # what comes next merges, too
                 merge.join()
-            self._write_usage(ray.get(self._ledger.snapshot.remote()))
+            now = ray.get(self._ledger.snapshot.remote())
+            self._write_usage(now)
+        if self._status == "complete" and now.parts_waiting:
+            raise EnhanceRayError(f"{now.parts_waiting} parts were given to nobody")  # a bug of ours
         return self._status
 
     def close(self) -> None:
@@ -108,15 +115,44 @@ class Run:
             self._state.drop_staged()
         shutil.rmtree(self._memory, ignore_errors=True)
 
-    def _dataset(self, parts: list[str]) -> Any:
-        settings = self._settings
+    def _run_pools(self, parts: int) -> None:
+        """Have all kinds of actors take parts until none is left."""
+        errors: list[BaseException] = []
+
+        def run(kind: int) -> None:
+            for row in self._dataset(kind, parts).iter_rows():
+                if not row["complete"] and self._status == "complete":
+                    raise EnhanceRayError(f"{row['part']} was left unfinished")  # a bug of ours
+
+        def run_beside(kind: int) -> None:
+            try:
+                run(kind)
+            except BaseException as error:  # goes on in the thread of all
+                errors.append(error)
+
+        others = [
+            threading.Thread(target=run_beside, args=(kind,), name=f"pool-{kind}", daemon=True)
+            for kind in range(1, len(self._settings.by_kind))
+        ]
+        for thread in others:
+            thread.start()
+        run(0)
+        for thread in others:
+            while thread.is_alive():  # an interrupt is not heard in a join without end
+                thread.join(_LOOK_SECONDS)
+        for error in errors:
+            raise error
+
+    def _dataset(self, kind: int, parts: int) -> Any:
+        settings = self._settings.by_kind[kind]
         least, most = settings.actor_range
-        # One block for each part: that is what is given to an actor, and what comes back when one is lost.
-        dataset = ray.data.from_items(
-            [{"part": part} for part in parts], override_num_blocks=len(parts)
-        ).map_batches(
+        # Tickets, which actors turn into parts: as many for each kind, which may be the one that does all.
+        # One block for each: that is what is given to an actor, and what comes back when one is lost.
+        unique = uuid.uuid4().hex
+        tickets = [{"ticket": f"{unique}-{number}"} for number in range(parts)]
+        dataset = ray.data.from_items(tickets, override_num_blocks=parts).map_batches(
             Worker,
-            fn_constructor_args=(settings, self._state.job, self._ledger, self._load),
+            fn_constructor_args=(self._settings, kind, self._state.job, self._ledger, self._load),
             batch_size=1,
             compute=ActorPoolStrategy(
                 min_size=least,
@@ -178,21 +214,19 @@ class Run:
                 logger.warning("records are merged later: %s", explain(error))
 
     def _costs_too_much(self, now: Snapshot) -> bool:
-        limit, price = self._settings.max_cost, self._settings.price_per_actor_hour
-        return (
-            limit is not None and price is not None and price * (self._hours_before + now.actor_hours) > limit
-        )
+        limit = self._settings.max_cost
+        hours = now.hours.copy()
+        for kind, before in self._hours_before.items():
+            hours[kind] += before
+        cost = self._settings.cost(hours)
+        return limit is not None and cost is not None and cost > limit
 
     def _write_usage(self, now: Snapshot) -> None:
         """For the bill; while a run goes on, too, for its driver may be killed."""
-        actors = {name: [a.seen - a.started, a.seconds_done] for name, a in now.actors.items()}
+        actors = {name: [a.seen - a.started, a.seconds_done, a.kind] for name, a in now.actors.items()}
         tree = {"deaths": now.deaths, "actors": actors}
         self._state.folder.write(f"runs/{self._state.run}.json", json.dumps(tree).encode())
         self._usage_written = time.time()
-
-
-def _actor_hours(usage: Mapping[str, Any]) -> float:
-    return float(sum(present for present, _ in usage["actors"].values())) / 3600
 
 
 def sizes_of(state: JobState, parts: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -233,10 +267,9 @@ def _signals(interrupted: threading.Event) -> Iterator[None]:
 
 def _warn_if_none_fits(settings: BulkConfig) -> None:
     """A pool that no machine can hold waits for the autoscaler, perhaps for ever."""
-    wanted = {"CPU": settings.cpus_per_actor, "GPU": settings.gpus_per_actor}
-    for node in ray.nodes():
-        resources = node["Resources"]
-        if node["Alive"] and all(resources.get(name, 0) >= amount for name, amount in wanted.items()):
-            return
-    text = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-    logger.warning("no machine of the cluster has %s for an actor: waiting for one", text)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for kind in settings.by_kind:
+        wanted = {"CPU": kind.cpus_per_actor, "GPU": kind.gpus_per_actor}
+        if not any(all(has.get(name, 0) >= amount for name, amount in wanted.items()) for has in machines):
+            text = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+            logger.warning("no machine of the cluster has %s for an actor: waiting for one", text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Literal
 
@@ -32,6 +34,17 @@ class Machine:
     """Seconds of one channel that an actor there does in a second, by a run of a few minutes."""
     actors: Count = 1
     """That it has room for."""
+
+
+@settings
+class Pool:
+    """Actors of one kind. The keys are those of `BulkConfig`."""
+
+    actors: CountOrRange = 1
+    cpus_per_actor: NotNegative = 1.0
+    gpus_per_actor: NotNegative = 0.0
+    device: str = "auto"
+    batch_size: Count | None = None
 
 
 @settings
@@ -67,6 +80,9 @@ class BulkConfig:
     """Compile parts of the enhancer in every actor; torch keeps the result on the node's disk."""
     batch_size: Count | None = None
     """Segments that run at once, of any files; by default what suits the device."""
+    pools: tuple[Pool, ...] = ()
+    """More actors, of other kinds, such as CPUs beside GPUs. All take parts of the same job, each as fast as
+    it can; at the end, those for whom the others would have to wait take none."""
     files_at_once: Count = 4
     """Files that an actor has open, a thread each, which decodes and encodes."""
 
@@ -98,8 +114,9 @@ class BulkConfig:
     """What all runs of the job together may cost, by those prices. Then it stops; a higher limit goes on."""
 
     def __post_init__(self) -> None:
-        if not self.cpus_per_actor + self.gpus_per_actor:
-            raise ConfigError("cpus_per_actor, gpus_per_actor", "must not both be 0")
+        for kind in self._kinds:
+            if not kind.cpus_per_actor + kind.gpus_per_actor:
+                raise ConfigError("cpus_per_actor, gpus_per_actor", "must not both be 0")
         refuse_all_tracks(self.options, "bulk jobs")
         if self.max_cost is not None and self.price_per_actor_hour is None:
             raise ConfigError("max_cost", "needs price_per_gpu_hour or price_per_cpu_hour")
@@ -116,13 +133,32 @@ class BulkConfig:
 
     @property
     def actor_range(self) -> tuple[int, int]:
-        """Least and most actors."""
+        """Least and most actors, without those of `pools`."""
         return both(self.actors)
+
+    @property
+    def most_actors(self) -> int:
+        """Of all kinds."""
+        return sum(both(kind.actors)[1] for kind in self._kinds)
+
+    @property
+    def _kinds(self) -> tuple[BulkConfig | Pool, ...]:
+        return (self, *self.pools)
+
+    @property
+    def by_kind(self) -> tuple[BulkConfig, ...]:
+        """The settings for each kind of actors: the job's own, and those of `pools`."""
+        own = dataclasses.replace(self, pools=())
+        keys = [each.name for each in dataclasses.fields(Pool)]
+        return (
+            own,
+            *(dataclasses.replace(own, **{key: getattr(pool, key) for key in keys}) for pool in self.pools),
+        )
 
     @property
     def news_seconds(self) -> float:
         """How often an actor tells the ledger what it does: every second, but in a large fleet less often."""
-        return min(self.lease_seconds / 2, max(_NEWS_SECONDS, self.actor_range[1] / _NEWS_PER_SECOND))
+        return min(self.lease_seconds / 2, max(_NEWS_SECONDS, self.most_actors / _NEWS_PER_SECOND))
 
     @property
     def seconds_between_flushes(self) -> float:
@@ -137,6 +173,14 @@ class BulkConfig:
             return None
         gpus = self.gpus_per_actor * (self.price_per_gpu_hour or 0.0)
         return gpus + self.cpus_per_actor * (self.price_per_cpu_hour or 0.0)
+
+    def cost(self, hours: Mapping[int, float]) -> float | None:
+        """What actors cost that were there for so many ``hours``, by kind; None where no price is given."""
+        prices = [kind.price_per_actor_hour or 0.0 for kind in self.by_kind]
+        if self.price_per_actor_hour is None:
+            return None
+        # A run before may have had more kinds.
+        return sum(prices[kind if kind < len(prices) else 0] * of_kind for kind, of_kind in hours.items())
 
     def too_many_failed(self, failed: int, finished: int) -> bool:
         """Whether ``failed`` of ``finished`` files are more than `max_failed` allows."""

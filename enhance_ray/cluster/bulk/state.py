@@ -274,7 +274,7 @@ class JobState:
 
     def runs(self) -> Iterator[dict[str, Any]]:
         """What each run of the job used, as its driver wrote it last: "deaths", and for each of "actors" the
-        seconds that it was there and the seconds of audio that it computed."""
+        seconds that it was there, the seconds of audio that it computed, and its kind."""
         for name in self.folder.names("runs"):
             yield json.loads(self.folder.read(f"runs/{name}"))
 

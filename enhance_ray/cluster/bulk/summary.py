@@ -185,15 +185,16 @@ def _sum(column: Any) -> float:
 def _add_usage(totals: JobTotals, settings: BulkConfig, state: JobState) -> dict[str, float]:
     """Take in what the runs used; seconds that each actor was there."""
     seconds: dict[str, float] = {}
+    hours: defaultdict[int, float] = defaultdict(float)
     for run in state.runs():
         totals.runs += 1
         totals.deaths += run["deaths"]
-        for actor, (present, computed) in run["actors"].items():
+        for actor, (present, computed, *kind) in run["actors"].items():
             seconds[actor] = present
             totals.actor_seconds += present
             totals.seconds_computed += computed
-    if (price := settings.price_per_actor_hour) is not None:
-        totals.cost = totals.actor_seconds / 3600 * price
+            hours[sum(kind)] += present / 3600
+    totals.cost = settings.cost(hours)
     return seconds
 
 

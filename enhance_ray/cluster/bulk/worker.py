@@ -32,7 +32,7 @@ from enhance_ray.audio import Patience
 from enhance_ray.cluster.bulk import shards
 from enhance_ray.cluster.bulk.attempt import Row, attempt_part
 from enhance_ray.cluster.bulk.feed import FileTask, Part, TaskFeed
-from enhance_ray.cluster.bulk.ledger import Assignment, Closed, Count, Opened, Order
+from enhance_ray.cluster.bulk.ledger import Assignment, Closed, Count, Opened, Order, Taken
 from enhance_ray.cluster.bulk.names import path_of, storable
 from enhance_ray.cluster.bulk.plan import output_of
 from enhance_ray.cluster.bulk.settings import BulkConfig
@@ -74,15 +74,25 @@ def load_enhancer(settings: BulkConfig) -> Enhancer:
 
 
 class Worker:
-    """One actor of the pool; Ray Data calls it with a part of the manifest, from a thread for each."""
+    """One actor of a pool; Ray Data calls it with a ticket for a part, from a thread for each."""
 
-    def __init__(self, settings: BulkConfig, job: str, ledger: Any, load: Load) -> None:
-        self._settings = settings
+    def __init__(self, whole: BulkConfig, kind: int, job: str, ledger: Any, load: Load) -> None:
+        """Load the model.
+
+        Args:
+            whole: settings of the job.
+            kind: of this actor, among `BulkConfig.by_kind`.
+            job: its name.
+            ledger: of the run.
+            load: how to get the model.
+        """
+        self._settings = settings = whole.by_kind[kind]
+        self._flush_seconds = whole.seconds_between_flushes
         self._state = JobState(settings.output, job, settings.patience_seconds)
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._patience = Patience(settings.patience_seconds)
-        self._leases = _Leases(ledger, self._name, self._patience, self._stop, settings.news_seconds)
-        self._feed = TaskFeed(self._leases.open, ahead=settings.news_seconds)
+        self._leases = _Leases(ledger, self._name, kind, self._patience, self._stop, whole.news_seconds)
+        self._feed = TaskFeed(self._leases.open, ahead=whole.news_seconds)
         self._lock = threading.Lock()
         self._moved = time.monotonic()
         self._stopping = threading.Event()
@@ -96,15 +106,16 @@ class Worker:
         threading.Thread(target=self._report, name="reporter", daemon=True).start()
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        """Do the parts in column "part"; a row each."""
-        parts = [str(part) for part in rows["part"]]
-        return {"part": np.array(parts), "complete": np.array([self._do_part(part) for part in parts])}
+        """Do what the tickets in column "ticket" stand for; a row each."""
+        parts = [self._leases.take(str(ticket)) for ticket in rows["ticket"]]
+        complete = [part is None or self._do_part(part) for part in parts]
+        return {"part": np.array([part or "" for part in parts]), "complete": np.array(complete)}
 
     # ----------------------------------------------------------------------- a part
 
     def _do_part(self, part: str) -> bool:
         is_complete = self._ended is None and attempt_part(
-            part, self._state, self._leases, self._begin_work, self._settings.seconds_between_flushes
+            part, self._state, self._leases, self._begin_work, self._flush_seconds
         )
         if not is_complete and self._ended is not None and not isinstance(self._ended, _Stopped):
             raise self._ended
@@ -191,6 +202,7 @@ class _Leases:
         self,
         ledger: Any,
         actor: str,
+        kind: int,
         patience: Patience,
         on_stop: Callable[[Order], None],
         news_seconds: float,
@@ -199,6 +211,7 @@ class _Leases:
         self._ledger = ledger
         self._actor = actor
         self._who = (actor, ray.get_runtime_context().get_node_id(), os.getpid())
+        self._kind = kind
         self._patience = patience
         self._on_stop = on_stop
         self._news_seconds = news_seconds
@@ -235,6 +248,11 @@ class _Leases:
             _end_without_leases()
         elif order is not None:
             self._on_stop(order)
+
+    def take(self, ticket: str) -> str | None:
+        """The part that a ``ticket`` stands for, if there is one left."""
+        taken: Taken | None = self._ask("take", ticket, *self._who, self._kind)
+        return _end_without_leases() if taken is None else taken.part
 
     def begin(self, part: str, attempt: str) -> Assignment:
         """Take the lease of ``part``."""
