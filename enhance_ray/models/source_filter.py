@@ -182,7 +182,8 @@ def _gaps(
     """How much of the ``answer`` each bin takes, from 0 to 1: all where the ``guide`` has nothing."""
     power = _power(guide)
     frame = power.mean(dim=1, keepdim=True)
-    power, wanted = _around(power), 10 ** (below_db / 10) * _around(_power(answer))
+    power, wanted = (mean_around(each, _NEIGHBOURS) for each in (power, _power(answer)))
+    wanted = 10 ** (below_db / 10) * wanted
     lacking = wanted.square() / (wanted.square() + power.square() + torch.finfo(power.dtype).tiny)
     return lacking * frame / (frame + _PAUSE)
 
@@ -197,9 +198,11 @@ def _power(spectrum: Float[Tensor, "batch freq frame 2"]) -> Float[Tensor, "batc
     return spectrum.square().sum(-1)
 
 
-def _around(power: Float[Tensor, "batch freq frame"]) -> Float[Tensor, "batch freq frame"]:
-    """The mean over a bin's neighbours."""
+def mean_around(
+    power: Float[Tensor, "batch freq frame"], neighbours: tuple[int, int]
+) -> Float[Tensor, "batch freq frame"]:
+    """The mean over each bin and its ``neighbours``: odd numbers of bins and frames, fewer at the edges."""
     # One axis after the other, which is the same: at the edges, too, each mean is over a rectangle.
-    for size in ((_NEIGHBOURS[0], 1), (1, _NEIGHBOURS[1])):
+    for size in ((neighbours[0], 1), (1, neighbours[1])):
         power = F.avg_pool2d(power, size, 1, (size[0] // 2, size[1] // 2), count_include_pad=False)
     return power

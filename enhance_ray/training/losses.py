@@ -15,6 +15,7 @@ from enhance_ray.dsp.mel import erb_weights, slaney_filter_bank
 from enhance_ray.errors import ConfigError
 from enhance_ray.models.discriminators import RESOLUTIONS
 from enhance_ray.models.layers import Total, alone
+from enhance_ray.models.source_filter import mean_around
 from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.settings.ranges import NotEmpty, NotNegative, Positive, Share
 from enhance_ray.settings.schema import settings
@@ -195,16 +196,11 @@ def gap_loss(
         )
         return torch.view_as_real(bins).square().sum(-1)
 
-    def around(power: Tensor) -> Tensor:
-        for size in ((_GAP_AROUND[0], 1), (1, _GAP_AROUND[1])):
-            power = F.avg_pool2d(power, size, 1, (size[0] // 2, size[1] // 2), count_include_pad=False)
-        return power
-
-    made = around(powers(estimate))
+    made = mean_around(powers(estimate), _GAP_AROUND)
     with torch.no_grad():
         wanted = powers(target)
         frame = wanted.mean(dim=1, keepdim=True)
-        wanted, known = around(wanted), around(powers(guide))
+        wanted, known = (mean_around(each, _GAP_AROUND) for each in (wanted, powers(guide)))
         loudest = torch.maximum(wanted, made)
         share = loudest / (loudest + 10 * known + _GAP_FLOOR) * frame / (frame + _GAP_PAUSE)
     distance = ((made + _GAP_FLOOR) / (wanted + _GAP_FLOOR)).log10().abs()

@@ -73,8 +73,8 @@ class Run:
         self._usage_written = time.time()
         self._hours_before: defaultdict[int, float] = defaultdict(float)
         for usage in state.runs():
-            for present, _, *kind in usage["actors"].values():
-                self._hours_before[sum(kind)] += present / 3600
+            for present, _, kind in usage["actors"].values():
+                self._hours_before[kind] += present / 3600
 
     def do(self, parts: list[str]) -> Status:
         """Run ``parts``, to the end or to a stop. May be called again with others, while all went well."""

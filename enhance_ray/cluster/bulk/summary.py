@@ -189,11 +189,11 @@ def _add_usage(totals: JobTotals, settings: BulkConfig, state: JobState) -> dict
     for run in state.runs():
         totals.runs += 1
         totals.deaths += run["deaths"]
-        for actor, (present, computed, *kind) in run["actors"].items():
+        for actor, (present, computed, kind) in run["actors"].items():
             seconds[actor] = present
             totals.actor_seconds += present
             totals.seconds_computed += computed
-            hours[sum(kind)] += present / 3600
+            hours[kind] += present / 3600
     totals.cost = settings.cost(hours)
     return seconds
 
