@@ -81,7 +81,7 @@ class AutoencoderLossConfig:
     """That share where the vocoder's guide brings the phase; by default the same. Where nothing does, phases
     are a guess, and a large share would ask for silence."""
     gaps: NotNegative = 0.0
-    """Weight of `gap_loss`: how loud it is where the vocoder's guide has nothing; about 0.1."""
+    """Weight of `gap_loss`: how loud it is where the vocoder's guide has nothing; 0.1 or 0.2."""
 
 
 def compressed_spectral_loss(
@@ -182,19 +182,9 @@ def gap_loss(
         target: what it should have given.
         guide: what it was given, at the target's level; where it is louder than both others, nothing counts.
     """
-    window = torch.hann_window(_GAP_WINDOW, device=estimate.device)
-    window = window / window.square().sum().sqrt()
 
     def powers(waveform: Tensor) -> Tensor:
-        bins = torch.stft(
-            waveform,
-            _GAP_WINDOW,
-            _GAP_WINDOW // 4,
-            window=window,
-            return_complex=True,
-            pad_mode="constant",
-        )
-        return torch.view_as_real(bins).square().sum(-1)
+        return _powers(waveform, _GAP_WINDOW, _GAP_WINDOW // 4)
 
     made = mean_around(powers(estimate), _GAP_AROUND)
     with torch.no_grad():
@@ -205,6 +195,17 @@ def gap_loss(
         share = loudest / (loudest + 10 * known + _GAP_FLOOR) * frame / (frame + _GAP_PAUSE)
     distance = ((made + _GAP_FLOOR) / (wanted + _GAP_FLOOR)).log10().abs()
     return (share * distance).mean()
+
+
+def _powers(
+    waveform: Float[Tensor, "batch time"], window_length: int, hop: int
+) -> Float[Tensor, "batch freq frame"]:
+    """Of each bin, on a scale on which white noise of power 1 has 1."""
+    window = torch.hann_window(window_length, device=waveform.device)
+    spectrum = torch.stft(
+        waveform, window_length, hop, window=window, return_complex=True, pad_mode="constant"
+    )
+    return torch.view_as_real(spectrum).square().sum(-1) / window.square().sum()
 
 
 _LOUDNESS_WINDOW, _LOUDNESS_BANDS, _LOUDNESS_POWER = 1024, 48, 0.23
@@ -218,20 +219,11 @@ def loudness_loss(
     Loudness is the energy of a mel band to the power of 0.23 (Zwicker's law of specific loudness; Fastl and
     Zwicker 2007, "Psychoacoustics", section 8.7), without masking between bands.
     """
-    window = torch.hann_window(_LOUDNESS_WINDOW, device=estimate.device)
     bank = slaney_filter_bank(MODEL_RATE, _LOUDNESS_WINDOW, _LOUDNESS_BANDS).to(estimate.device)
     bank = bank / bank.sum(0)
 
     def loudness(waveform: Tensor) -> Tensor:
-        spectrum = torch.stft(
-            waveform,
-            _LOUDNESS_WINDOW,
-            _LOUDNESS_WINDOW // 2,
-            window=window,
-            return_complex=True,
-            pad_mode="constant",
-        )
-        energy = torch.view_as_real(spectrum).square().sum(-1) / window.square().sum()
+        energy = _powers(waveform, _LOUDNESS_WINDOW, _LOUDNESS_WINDOW // 2)
         # As in `compressed_spectral_loss`, for the gradient at silence.
         bands: Tensor = torch.einsum("fm,bft->bmt", bank, energy).clamp_min(1e-8)
         return bands.pow(_LOUDNESS_POWER)

@@ -142,7 +142,7 @@ def _reconstruction(
     # At a peak of 1, because a source-filter vocoder answers at its guide's level.
     guide = clean if guide is None else normalise_peak(guide)
     estimate = net.synthesise(features, guide[:, :whole], vocoder_noise)
-    parts |= _waveform_losses(estimate, _beside(guide, clean, net), guide, weights, total)
+    parts |= _waveform_losses(estimate, _at_level_of(guide, clean, net), guide, weights, total)
     whole_loss = torch.stack(list(parts.values())).sum()
     metrics = {name: value.detach() for name, value in parts.items()}
     return AutoencoderResult(whole_loss, metrics, estimate, latent.detach())
@@ -183,13 +183,13 @@ def vocoder_step(
         features = net.autoencoder.decode(latent / net.config.latent_scale)
     guide = normalise_peak(denoised)[:, : features.shape[-1] * net.hop]
     estimate = net.synthesise(features, guide, vocoder_noise)
-    wanted = _beside(guide, clean, net)
+    wanted = _at_level_of(guide, clean, net)
     parts = _waveform_losses(estimate, wanted, guide, loss or AutoencoderLossConfig(), total)
     whole = torch.stack(list(parts.values())).sum()
     return StepResult(whole, {name: value.detach() for name, value in parts.items()}, estimate.detach())
 
 
-def _beside(guide: Tensor, clean: Tensor, net: EnhancerNet) -> Tensor:
+def _at_level_of(guide: Tensor, clean: Tensor, net: EnhancerNet) -> Tensor:
     """``clean``, for a source-filter vocoder as loud as it is in its ``guide``, whose level the answer has.
 
     The guide lost its peak with noise, room and band: at a peak of 1 for both, what the vocoder adds would be

@@ -200,7 +200,7 @@ class Ledger:
             self._offered = self._offered_file.read_text().split()
 
     def offer(self, parts: Sequence[str]) -> None:
-        """Have ``parts`` given out, in this order, where all that was on offer before has been taken."""
+        """Have ``parts`` given out, in this order; all that was offered before must have been taken."""
         self._offered, self._memory.taken = list(parts), 0
         if self._file is not None:  # in a file of its own: it is long, and does not change
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -221,12 +221,11 @@ class Ledger:
             return None
         memory.actors[actor].kind = kind
         part = memory.tickets.get(ticket)
-        if part is None and memory.stop is None and not self._would_be_waited_for(kind):
-            part = next(iter(self._offered[memory.taken : memory.taken + 1]), None)
-            if part is not None:
-                memory.tickets[ticket] = part
-                memory.taken += 1
-                self._save()
+        is_due = memory.taken < len(self._offered) and memory.stop is None
+        if part is None and is_due and not self._would_be_waited_for(kind):
+            part = memory.tickets[ticket] = self._offered[memory.taken]
+            memory.taken += 1
+            self._save()
         return Taken(part)
 
     def begin(self, part: str, attempt: str, actor: str, node: str, pid: int) -> Assignment | None:
