@@ -324,7 +324,8 @@ def flow_step(
         strength = draws.strength[:, None, None]
         repaired = net.repaired(denoised.float(), noisy)
         conditioning = strength * net.normalise(repaired) + (1 - strength) * mel
-        end = net.config.latent_scale * net.autoencoder.encode(net.normalise(clean))
+        wanted = net.normalise(_at_level_of(repaired, clean, net))
+        end = net.config.latent_scale * net.autoencoder.encode(wanted)
         start = net.start(mel, draws.prior, draws.temperature[:, None, None])
     parts["flow_l1"] = net.flow.loss(start, end, conditioning, uniform=draws.time, noise=draws.path)
     loss = torch.stack(list(parts.values())).sum()

@@ -241,3 +241,17 @@ def test_stage_2_guides_the_flow_by_what_it_will_be_guided_by(net, monkeypatch):
 def test_a_flow_may_learn_from_starts_with_little_noise_alone():
     usual, little = (flow_draws(0, range(20), 8, 1, limits).temperature for limits in ((0, 1), (0, 0.2)))
     torch.testing.assert_close(little, 0.2 * usual)
+
+
+def test_stage_2_asks_for_speech_as_loud_as_it_is_in_what_the_flow_hears(net, monkeypatch):
+    """A click that the recording lacks takes the peak of the speech: the speech is asked for at its level."""
+    heard, encode = [], net.autoencoder.encode
+    monkeypatch.setattr(net.autoencoder, "encode", lambda mel: heard.append(mel) or encode(mel))
+    net.repaired = lambda denoised, noisy: normalise_peak(guide())
+    clicked = normalise_peak(guide())
+    clicked[:, -20:] = 1.8
+    for clean in (clicked, guide()):
+        heard.clear()
+        flow_step(net, guide(), guide(), clean, flow_draws(0, [0], 8, FRAMES), train_denoiser=False)
+        wanted = net.normalise(normalise_peak(guide()))
+        torch.testing.assert_close(heard[0][..., :-4], wanted[..., :-4], rtol=0.02, atol=0.02)

@@ -77,6 +77,11 @@ def start_repair(config: TrainConfig) -> EnhancerNet:
     first = _whole(config.init_from, "init_from")
     if first.repair is not None and first.repair.config == config.model:
         return first.train()
+    if first.repair is not None:
+        logger.warning(
+            "the repair net of %s has other sizes than model: a new one begins with what fits of its weights",
+            config.init_from,
+        )
     net = EnhancerNet(dataclasses.replace(first.config, repair=config.model), first.denoiser.config)
     assert net.repair is not None
     ours = {key: value for key, value in first.state_dict().items() if not key.startswith("repair.")}
