@@ -192,8 +192,8 @@ def vocoder_step(
 def _at_level_of(guide: Tensor, clean: Tensor, net: EnhancerNet) -> Tensor:
     """``clean``, for a source-filter vocoder as loud as it is in its ``guide``, whose level the answer has.
 
-    The guide lost its peak with noise, room and band: at a peak of 1 for both, what the vocoder adds would be
-    learned too quiet. A projection, in which a bin weighs by its magnitude in the guide: what the guide lacks
+    The guide lost its peak with noise, room and band: at a peak of 1 for both, flow and vocoder would learn
+    to add too little. A projection, in which a bin weighs by its magnitude in the guide: what the guide lacks
     does not count.
     """
     if net.config.source_filter is None or guide is clean:
@@ -311,7 +311,7 @@ def flow_step(
         net: of which flow and denoiser learn; the autoencoder is frozen.
         noisy: distorted speech with noise, at any level.
         distorted: what the denoiser should give.
-        clean: what the flow should give.
+        clean: what the flow should give, at any level.
         draws: random numbers.
         train_denoiser: off, the denoiser stays what it is, and ``distorted`` is not looked at.
     """

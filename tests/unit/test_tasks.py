@@ -222,7 +222,7 @@ def test_stage_3_teaches_the_vocoder_and_nothing_else(root, tmp_path):
     assert checkpoint.load(third).config.kind == "enhancer"
 
 
-def test_a_repair_net_begins_as_its_denoiser_learns_alone_and_takes_part(root, stage_2, tmp_path):
+def test_a_repair_net_begins_as_its_denoiser_learns_alone_and_takes_part(root, stage_2, tmp_path, caplog):
     tuned = settings(root, stage="repair", init_from=str(stage_2[1]))
     tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, residual=True))
     first = checkpoint.load(stage_2[1])
@@ -250,6 +250,7 @@ def test_a_repair_net_begins_as_its_denoiser_learns_alone_and_takes_part(root, s
         assert torch.equal(third.net(noisy, whole), first.net(noisy, whole))
     again = checkpoint.load(train(dataclasses.replace(tuned, init_from=str(third.path)), tmp_path / "again"))
     assert again.config == third.config
+    assert "a new one begins" not in caplog.text
 
     # Shown what the denoiser was shown as well, it goes on from where it stands.
     looks = dataclasses.replace(tuned.model, sees_mixture=True)
@@ -258,6 +259,7 @@ def test_a_repair_net_begins_as_its_denoiser_learns_alone_and_takes_part(root, s
     before = third.net.repaired(denoised, noisy)
     error = (begun.repaired(denoised, noisy) - before).square().mean() / before.square().mean()
     assert 10 * torch.log10(error) < -15
+    assert "a new one begins" in caplog.text
     fourth = checkpoint.load(train(tuned, tmp_path / "fourth"))
     assert fourth.net.repair.net.input_proj.weight[:, 3:].abs().max() > 0
     assert not torch.equal(fourth.net.repaired(denoised, noisy), fourth.net.repaired(denoised, denoised))

@@ -75,11 +75,11 @@ def start_repair(config: TrainConfig) -> EnhancerNet:
     where it has none, with those of its denoiser, which leaves what is clean as it is."""
     assert config.init_from is not None
     first = _whole(config.init_from, "init_from")
-    if first.repair is not None and first.repair.config == config.model:
-        return first.train()
     if first.repair is not None:
+        if first.repair.config == config.model:
+            return first.train()
         logger.warning(
-            "the repair net of %s has other sizes than model: a new one begins with what fits of its weights",
+            "the repair net of %s is not what `model` describes: a new one begins with its weights that fit",
             config.init_from,
         )
     net = EnhancerNet(dataclasses.replace(first.config, repair=config.model), first.denoiser.config)
