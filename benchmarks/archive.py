@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enhance_ray.cluster.bulk import BulkConfig, forecast, plan, summary
-from enhance_ray.cluster.bulk.running import sizes_of
 from enhance_ray.cluster.bulk.state import RECORDS, JobState
 
 _FILE = 1_000_000
@@ -127,7 +126,7 @@ def restart(settings: BulkConfig, state: JobState) -> dict[str, Any]:
     listing = plan.plan(settings, state)
     done = state.finished()
     left = [part for part in state.parts() if part not in done]
-    sizes = sizes_of(state, left)
+    sizes = state.sizes(left)
     return {"listed": listing.listed, "added": listing.added, "files_left": sum(n for n, _ in sizes.values())}
 
 

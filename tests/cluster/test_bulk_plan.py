@@ -61,6 +61,20 @@ def uris(rows, root):
     return [row["uri"].removeprefix(f"{root}/") for row in rows]
 
 
+def test_a_run_that_begins_again_reads_each_part_once(folder, tmp_path, monkeypatch):
+    config = settings(folder, tmp_path / "out", files_per_part=2)
+    planning.plan(config, JobState(config.output, "job"))
+    state = JobState(config.output, "job")
+    planning.plan(config, state)
+    sizes = {part: sum(state.manifest(part)["bytes"].to_pylist()) for part in state.parts()}
+    monkeypatch.setattr(state.folder, "read", lambda name: pytest.fail(f"{name} is read again"))
+
+    found = state.sizes(list(sizes))
+
+    assert {part: size for part, (_, size) in found.items()} == sizes
+    assert sum(files for files, _ in found.values()) == 5
+
+
 def test_a_prefix_is_listed_in_order_without_what_is_no_recording(folder, tmp_path):
     rows = planned(settings(folder, tmp_path / "out"), JobState(str(tmp_path / "out"), "job"))
 

@@ -29,7 +29,7 @@ def a_job(output):
     uris = ["s3://b/a.mp3", "s3://b/b.mp3", "s3://b/c'd.mp3", "s3://b/e.mp3"]
     for number, uri in enumerate(uris):
         manifest = pa.Table.from_pylist([{"uri": uri, "extra": json.dumps({"show": "news"})}], MANIFEST)
-        state.folder.write_table(f"manifest/part-{number:05d}.parquet", manifest)
+        state.add_part(number, manifest)
     made = [
         record(uris[0], extra='{"show": "news"}'),
         record(
@@ -82,7 +82,7 @@ def test_merged_tables_have_the_size_that_is_asked_for(tmp_path):
     state = JobState(str(tmp_path), "job-1")
     for number in range(7):
         name = f"part-{number:05d}"
-        state.folder.write_table(f"manifest/{name}.parquet", MANIFEST.empty_table())
+        state.add_part(number, MANIFEST.empty_table())
         rows = [record(f"{name}-{n}") for n in range(100)]
         if number != 4:
             state.folder.write_table(f"records/{name}.parquet", pa.Table.from_pylist(rows, RECORDS))

@@ -198,9 +198,7 @@ def _kinds(state: JobState) -> dict[str, _Kind]:
     kinds: defaultdict[str, _Kind] = defaultdict(_Kind)
     # The smallest of random numbers are a sample in which every file is as likely as any other.
     drawn: defaultdict[str, list[tuple[float, str, int]]] = defaultdict(list)
-    for table in state.folder.read_tables(
-        [f"manifest/{part}.parquet" for part in state.parts()], ["uri", "bytes"]
-    ):
+    for table in state.inputs(state.parts(), ["uri"]):
         endings = pc.utf8_lower(pc.replace_substring_regex(table["uri"], _ENDING, r"\1"))
         encoded = endings.combine_chunks().dictionary_encode()
         codes, sizes = encoded.indices.to_numpy(), table["bytes"].fill_null(0).to_numpy()

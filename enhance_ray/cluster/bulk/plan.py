@@ -103,13 +103,12 @@ def plan(
                     progress(listed, added)
                 yield new
 
-        known = state.folder.read_tables([f"manifest/{part}.parquet" for part in parts], ["uri", "etag"])
-        for batch in _batches(known, index):
+        for batch in _batches(state.inputs(parts, ["uri", "etag"]), index):
             index.add(batch)
         try:
             for part in _parts(fresh(), settings):
                 [source], [last] = (part[name][-1:].to_pylist() for name in (_SOURCE, "uri"))
-                state.folder.write_table(f"manifest/part-{number:05d}.parquet", part.drop_columns([_SOURCE]))
+                state.add_part(number, part.drop_columns([_SOURCE]))
                 state.note_listing((settings.inputs[source], last))
                 number += 1
             state.note_listing(None)

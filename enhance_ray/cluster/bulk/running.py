@@ -14,10 +14,9 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
-import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -79,7 +78,7 @@ class Run:
     def do(self, parts: list[str]) -> Status:
         """Run ``parts``, to the end or to a stop. May be called again with others, while all went well."""
         _warn_if_none_fits(self._settings)
-        sizes = sizes_of(self._state, parts)
+        sizes = self._state.sizes(parts)
         files, total = (sum(numbers) for numbers in zip(*sizes.values(), strict=True))
         self._line.expect(files, total)
         # The largest first, so that no long recording is left to one actor at the end; of much the same size,
@@ -227,13 +226,6 @@ class Run:
         tree = {"deaths": now.deaths, "actors": actors}
         self._state.folder.write(f"runs/{self._state.run}.json", json.dumps(tree).encode())
         self._usage_written = time.time()
-
-
-def sizes_of(state: JobState, parts: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Files and bytes of each part."""
-    tables = state.folder.read_tables((f"manifest/{part}.parquet" for part in parts), ["bytes"])
-    sizes = ((len(table), pc.sum(table["bytes"]).as_py() or 0) for table in tables)
-    return dict(zip(parts, sizes, strict=True))
 
 
 def _leave_seconds() -> float:

@@ -106,6 +106,7 @@ class JobState:
         self.job = job
         self.run = run
         self.folder = Folder(f"{output.rstrip('/')}/{JOB_FOLDER}/{job}", patience)
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def parts(self) -> list[str]:
         """All parts of the manifest, by name without extension, in order."""
@@ -140,6 +141,26 @@ class JobState:
     def manifest(self, part: str) -> pa.Table:
         """Inputs of ``part``."""
         return self.folder.read_table(f"manifest/{part}.parquet")
+
+    def add_part(self, number: int, inputs: pa.Table) -> None:
+        """Write another part of the manifest."""
+        part = f"part-{number:05d}"
+        self.folder.write_table(f"manifest/{part}.parquet", inputs)
+        self._sizes[part] = _files_and_bytes(inputs)
+
+    def inputs(self, parts: Sequence[str], columns: Sequence[str]) -> Generator[pa.Table, None, None]:
+        """These columns of the inputs, and their bytes: a table for each of ``parts``, in order."""
+        names = (f"manifest/{part}.parquet" for part in parts)
+        with contextlib.closing(self.folder.read_tables(names, sorted({*columns, "bytes"}))) as tables:
+            for part, table in zip(parts, tables, strict=True):
+                self._sizes[part] = _files_and_bytes(table)
+                yield table
+
+    def sizes(self, parts: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Files and bytes of each of ``parts``; those that were written or read before are not read again."""
+        for _ in self.inputs([part for part in parts if part not in self._sizes], []):
+            pass
+        return {part: self._sizes[part] for part in parts}
 
     def progress(self, part: str) -> pa.Table:
         """Records of ``part`` that were written while it was worked on."""
@@ -317,6 +338,10 @@ def unique(records: pa.Table) -> pa.Table:
     numbered = records.select(_KEY).append_column("row", pa.array(range(len(records)), pa.int64()))
     last = numbered.group_by(list(_KEY)).aggregate([("row", "max")])["row_max"]
     return records if len(last) == len(records) else records.take(np.sort(last.to_numpy()))
+
+
+def _files_and_bytes(inputs: pa.Table) -> tuple[int, int]:
+    return len(inputs), pc.sum(inputs["bytes"]).as_py() or 0
 
 
 def _is_part(name: str) -> bool:
