@@ -54,7 +54,7 @@ def lost_in_stream(source: AudioInfo, container: str) -> str | None:
     lost += ["its chapters"] if source.chapters else []
     lost += ["its tags"] if source.tags and container == "wav" else []
     lost += [text for name, text in NAMES.items() if name in source.chunks and name not in _MARKERS]
-    return f"{', '.join(lost)}: what is written in order has no place for that" if lost else None
+    return f"a streamed output has no place for {', '.join(lost)}" if lost else None
 
 
 _MARKERS = (b"cue ", b"adtl")

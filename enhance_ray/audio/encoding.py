@@ -259,7 +259,7 @@ class Encoder:
             self._raw.flush()
         lost = lost_belongings(source, self._temporary, chunks, holds_video=self._holds_video)
         if lost:
-            words = f"{', '.join(lost)}: the output has no place for that"
+            words = f"the output has no place for {', '.join(lost)}"
             self.remark = f"{self.remark}; {words}" if self.remark else words
 
     def _publish(self) -> None:

@@ -101,7 +101,7 @@ def test_what_another_format_cannot_hold_is_named(tmp_path, broadcast, wanted, l
     remark = through(broadcast, tmp_path / f"b.{wanted}", wanted, 2 * RATE)
     for word in ("bext", "iXML", "markers"):
         assert (word in remark) == (word in lost)
-    assert remark.endswith("the output has no place for that")
+    assert remark.startswith("the output has no place for")
     info = audio.probe(str(tmp_path / f"b.{wanted}"))
     assert [chapter.title for chapter in info.chapters] == (["one", "two"] if wanted == "mp3" else [])
     assert info.tags["time_reference"] == str(2 * HOUR)
@@ -110,7 +110,7 @@ def test_what_another_format_cannot_hold_is_named(tmp_path, broadcast, wanted, l
 def test_chapters_become_markers_of_a_wav(tmp_path, broadcast):
     assert "bext" in through(broadcast, tmp_path / "b.mp3", "mp3", RATE)
     remark = through(tmp_path / "b.mp3", tmp_path / "c.wav", "wav", 2 * RATE)
-    assert remark == "its tags time_reference: the output has no place for that"
+    assert remark == "the output has no place for its tags time_reference"
     info = audio.probe(str(tmp_path / "c.wav"))
     assert [(round(chapter.start, 2), chapter.title) for chapter in info.chapters] == [
         (0.25, "one"),
