@@ -30,6 +30,13 @@ class Index:
         self._database.execute("CREATE TABLE known (key UHUGEINT)")
         self.size = 0
 
+    def load(self, versions: pa.Table) -> None:
+        """Take ``versions`` of which none is there, without a look at those that are."""
+        self._database.register("page", versions.select(["uri", "etag"]))
+        self._database.execute(f"INSERT INTO known SELECT {_KEY} FROM page")
+        self._database.unregister("page")
+        self.size += len(versions)
+
     def add(self, versions: pa.Table) -> np.ndarray:
         """Take ``versions``, a table with columns "uri" and "etag"; which rows are new, each once, in order.
 

@@ -41,7 +41,7 @@ _LOOK_AHEAD = 100_000  # inputs whose number decides how small parts are
 _USUAL_PARTS = 10_000
 """Parts of the usual size that a job has; in a larger one parts grow, so that there are not hundreds of
 thousands."""
-_BATCH = (10_000, 500_000)
+_BATCH = (10_000, 250_000)
 """Fewest and most rows that are looked up at once."""
 
 
@@ -104,7 +104,7 @@ def plan(
                 yield new
 
         for batch in _batches(state.inputs(parts, ["uri", "etag"]), index):
-            index.add(batch)
+            index.load(batch)  # each version is in one part alone
         try:
             for part in _parts(fresh(), settings):
                 [source], [last] = (part[name][-1:].to_pylist() for name in (_SOURCE, "uri"))
