@@ -44,7 +44,9 @@ STAGES = (
 
 
 def inventory(work: Path, count: int) -> None:
-    """Write it."""
+    """Write it, if none is there."""
+    if (work / "lists").exists():
+        return
     (work / "lists" / "data").mkdir(parents=True)
     (work / "lists" / "2026-11-30T01-00Z").mkdir()
     files = []

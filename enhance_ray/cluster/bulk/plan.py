@@ -41,8 +41,11 @@ _LOOK_AHEAD = 100_000  # inputs whose number decides how small parts are
 _USUAL_PARTS = 10_000
 """Parts of the usual size that a job has; in a larger one parts grow, so that there are not hundreds of
 thousands."""
+_LOADED = 50_000
+"""Rows of what is known that are taken at once."""
 _BATCH = (10_000, 250_000)
-"""Fewest and most rows that are looked up at once."""
+"""Fewest and most rows that are looked up at once. Between them it is a share of what is known, since every
+look reads all of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def plan(
 
         def fresh() -> Iterator[pa.Table]:
             nonlocal listed, added
-            for batch in _batches(pages(), index):
+            for batch in _joined(pages(), lambda: min(max(index.size // 50, _BATCH[0]), _BATCH[1])):
                 new = batch.take(index.add(batch))
                 listed += len(batch)
                 added += len(new)
@@ -103,7 +106,7 @@ def plan(
                     progress(listed, added)
                 yield new
 
-        for batch in _batches(state.inputs(parts, ["uri", "etag"]), index):
+        for batch in _joined(state.inputs(parts, ["uri", "etag"]), lambda: _LOADED):
             index.load(batch)  # each version is in one part alone
         try:
             for part in _parts(fresh(), settings):
@@ -121,14 +124,14 @@ def plan(
     return Planned(listed, added, number - first)
 
 
-def _batches(pages: Iterable[pa.Table], index: Index) -> Iterator[pa.Table]:
-    """``pages``, joined to a share of what is known, since every look reads all of that."""
+def _joined(tables: Iterable[pa.Table], least: Callable[[], int]) -> Iterator[pa.Table]:
+    """``tables``, joined to larger ones of at least as many rows as ``least`` says."""
     waiting: list[pa.Table] = []
     rows = 0
-    for page in pages:
-        waiting.append(page)
-        rows += len(page)
-        if rows >= min(max(index.size // 50, _BATCH[0]), _BATCH[1]):
+    for table in tables:
+        waiting.append(table)
+        rows += len(table)
+        if rows >= least():
             yield pa.concat_tables(waiting)
             waiting, rows = [], 0
     if rows:
