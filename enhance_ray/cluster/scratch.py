@@ -6,11 +6,13 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 _SCRATCH = "enhance-ray-actor-"
+_PLAN = "enhance-ray-plan-"
 _MEMORY = "enhance-ray-ledger-"
 _MEMORY_SECONDS = 86_400.0
 _LOCK_NAME = "lock"
@@ -22,15 +24,20 @@ def own_scratch() -> FileLock:
     Returns:
         What must be kept: while it is, the folder counts as used.
     """
-    root = Path(tempfile.gettempdir())
-    for folder in root.glob(f"{_SCRATCH}*"):
-        with contextlib.suppress(Timeout, OSError), FileLock(folder / _LOCK_NAME, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=root))
-    lock = FileLock(folder / _LOCK_NAME)
-    lock.acquire()
+    folder, lock = _locked_folder(_SCRATCH)
     tempfile.tempdir = str(folder)
     return lock
+
+
+@contextlib.contextmanager
+def planning_folder() -> Iterator[Path]:
+    """A folder for what planning keeps on disk, often gigabytes; removes those of killed drivers."""
+    folder, lock = _locked_folder(_PLAN)
+    try:
+        yield folder
+    finally:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ledger_folder() -> Path:
@@ -41,3 +48,15 @@ def ledger_folder() -> Path:
             if time.time() - folder.stat().st_mtime > _MEMORY_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=_MEMORY, dir=root))
+
+
+def _locked_folder(prefix: str) -> tuple[Path, FileLock]:
+    """A new one, used while its lock is kept; removes those of that prefix that nobody uses."""
+    root = Path(tempfile.gettempdir())
+    for folder in root.glob(f"{prefix}*"):
+        with contextlib.suppress(Timeout, OSError), FileLock(folder / _LOCK_NAME, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    lock = FileLock(folder / _LOCK_NAME)
+    lock.acquire()
+    return folder, lock

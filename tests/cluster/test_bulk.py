@@ -392,6 +392,29 @@ time.sleep(60)
     assert not left.parent.exists()
 
 
+def test_what_a_killed_driver_planned_with_is_removed_by_the_next_and_a_living_ones_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = """
+import sys, tempfile, time
+tempfile.tempdir = sys.argv[1]
+from enhance_ray.cluster.scratch import planning_folder
+with planning_folder() as folder:
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        left = Path(driver.stdout.readline().strip())
+        with scratch.planning_folder():
+            assert left.exists()
+        driver.kill()
+    with scratch.planning_folder():
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_plan_says_what_a_job_will_take(s3, recordings, tmp_path, capsys):
     folder, whole, broken = recordings
     arguments = ["--input", str(folder), "--output", str(tmp_path / "out"), "--plan-only", "--speed", "100"]

@@ -450,6 +450,34 @@ def test_an_inventory_of_s3_gives_what_is_there_now(tmp_path, form):
     assert {row["last_modified"] for row in rows} == {modified}
 
 
+def test_an_inventory_is_read_again_when_it_is_another_one(tmp_path):
+    def write(*keys):
+        table = pa.table({"bucket": ["b"] * len(keys), "key": keys, "size": [1] * len(keys), "e_tag": keys})
+        pq.write_table(table, tmp_path / "data" / "1.parquet")
+        tree = {
+            "destinationBucket": "arn:aws:s3:::b",
+            "fileFormat": "Parquet",
+            "fileSchema": "",
+            "files": [{"key": "data/1.parquet", "size": 1, "MD5checksum": "/".join(keys)}],
+        }
+        (tmp_path / "today" / "manifest.json").write_text(json.dumps(tree))
+
+    for name in ("data", "today", "empty"):
+        (tmp_path / name).mkdir()
+    config = settings(tmp_path / "today" / "manifest.json", tmp_path / "out")
+    state = JobState(config.output, "job")
+    write("1.mp3")
+    assert planning.plan(config, state) == planning.Planned(1, 1, 1)
+
+    (tmp_path / "data" / "1.parquet").unlink()
+    assert planning.plan(config, state) == planning.Planned(0, 0, 0)
+    with_none = dataclasses.replace(config, input=(config.input, str(tmp_path / "empty")))
+    assert planning.plan(with_none, state) == planning.Planned(0, 0, 0)
+
+    write("1.mp3", "2.mp3")
+    assert planning.plan(config, state) == planning.Planned(2, 1, 1)
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", '{"fileFormat": "XML", "fileSchema": "", "files": []}', "no"])
 def test_an_inventory_that_is_none_is_refused_by_name(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)

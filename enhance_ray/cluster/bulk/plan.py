@@ -4,7 +4,8 @@
 
 Memory depends on the pages under way alone: what is known already is on disk. A second run adds what is new:
 objects that were not there, and objects whose etag has changed. One whose listing did not end lists from
-where it stopped (`JobState.listing`); what is new before that place, the next run finds.
+where it stopped (`JobState.listing`); what is new before that place, the next run finds. An inventory that is
+the same as when it was listed (`JobState.listed`) is not read again.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from enhance_ray.cluster.bulk.inputs import glob_base, is_glob, is_manifest
 from enhance_ray.cluster.bulk.names import storable
 from enhance_ray.cluster.bulk.settings import BulkConfig
 from enhance_ray.cluster.bulk.state import JobState
+from enhance_ray.cluster.scratch import planning_folder
 from enhance_ray.errors import ConfigError, explain
 
 logger = logging.getLogger(__name__)
@@ -81,13 +82,20 @@ def plan(
     if stopped is not None and stopped[0] in settings.inputs:
         begin, after = settings.inputs.index(stopped[0]), stopped[1]
         logger.info("the listing goes on after %s", after)
-    with (
-        tempfile.TemporaryDirectory(prefix="enhance-ray-plan-", ignore_cleanup_errors=True) as folder,
-        contextlib.closing(Index(Path(folder))) as index,
-    ):
+    versions = {source: version for source in settings.inputs if (version := inputs.version(source))}
+    unchanged = versions.items() & state.listed().items()
+    sources = [
+        (number, source)
+        for number, source in enumerate(settings.inputs)
+        if number >= begin and (source, versions.get(source)) not in unchanged
+    ]
+    if not sources:
+        logger.info("%s: unchanged since it was listed", settings.source)
+        return Planned(0, 0, 0)
+    with planning_folder() as folder, contextlib.closing(Index(folder)) as index:
 
         def pages() -> Iterator[pa.Table]:
-            for which, source in enumerate(settings.inputs[begin:], begin):
+            for which, source in sources:
                 for page in inputs.pages(
                     source,
                     output=settings.output,
@@ -119,8 +127,9 @@ def plan(
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(settings.source, f"cannot be listed: {explain(error)}") from error
-    if not listed and after is None:
+    if not listed and after is None and not unchanged:
         raise ConfigError(settings.source, "no audio was found in it")
+    state.note_listed(versions)
     return Planned(listed, added, number - first)
 
 

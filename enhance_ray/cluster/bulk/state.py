@@ -3,6 +3,7 @@
     OUTPUT/_enhance_ray/job.json                                 which job the outputs belong to
     OUTPUT/_enhance_ray/JOB/manifest/part-00000.parquet          inputs; later runs add parts, none is changed
     OUTPUT/_enhance_ray/JOB/listing.json                         how far the input is listed, until it is
+    OUTPUT/_enhance_ray/JOB/listed.json                          versions of inputs that need no listing again
     OUTPUT/_enhance_ray/JOB/progress/part-00000/....parquet      records of a part that is being worked on
     OUTPUT/_enhance_ray/JOB/staged/part-00000.ATTEMPT.parquet    what an attempt asks to be its records
     OUTPUT/_enhance_ray/JOB/records/part-00000.parquet           its records, when it is done
@@ -23,7 +24,7 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ _KEY = ("uri", "member")
 _MERGED_BYTES = 128_000_000
 _RUN = "run.json"
 _LISTING = "listing.json"
+_LISTED = "listed.json"
 
 
 class JobState:
@@ -129,6 +131,17 @@ class JobState:
             return
         source, last = place
         self.folder.write(_LISTING, json.dumps({"input": source, "after": last}).encode())
+
+    def listed(self) -> dict[str, str]:
+        """Inputs that are listed to their ends, with the versions that they had."""
+        found: dict[str, str] = {}
+        if self.folder.exists(_LISTED):
+            found = json.loads(self.folder.read(_LISTED))
+        return found
+
+    def note_listed(self, versions: Mapping[str, str]) -> None:
+        """Write down what `listed` is to give."""
+        self.folder.write(_LISTED, json.dumps(dict(versions)).encode())
 
     def finished(self) -> set[str]:
         """Parts whose records are complete."""

@@ -20,7 +20,7 @@ from enhance_ray.cluster.bulk.inputs import inventory, lakes, listing, manifests
 from enhance_ray.cluster.bulk.inputs.listing import glob_base, is_glob
 from enhance_ray.cluster.bulk.names import storable
 
-__all__ = ["SHARD_EXTENSIONS", "glob_base", "is_glob", "is_manifest", "pages"]
+__all__ = ["SHARD_EXTENSIONS", "glob_base", "is_glob", "is_manifest", "pages", "version"]
 
 SHARD_EXTENSIONS = (".tar", ".parquet")
 """Objects that hold recordings: WebDataset's tar, and Parquet with a column "audio"."""
@@ -59,6 +59,11 @@ def pages(
         if output is not None:
             wanted = pc.and_not(wanted, pc.starts_with(uris, storable(f"{output.rstrip('/')}/")))
         yield page.filter(wanted)
+
+
+def version(source: str) -> str | None:
+    """What is another one once `pages` gives others; None where only they can tell."""
+    return inventory.version(source) if is_inventory(source) else None
 
 
 def is_manifest(source: str) -> bool:

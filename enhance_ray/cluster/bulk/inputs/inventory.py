@@ -6,6 +6,7 @@ The lists' place and columns: Amazon S3 user guide, "Locating your inventory lis
 
 from __future__ import annotations
 
+import hashlib
 import json
 import urllib.parse
 from collections.abc import Iterator
@@ -55,6 +56,18 @@ def pages(manifest: str) -> Iterator[pa.Table]:
         raise ConfigError(where, f"is no inventory of S3: {explain(error)}") from error
     except FILE_ERRORS as error:
         raise ConfigError(where, f"cannot be read: {explain(error)}") from error
+
+
+def version(manifest: str) -> str | None:
+    """What is another one once the inventory is: of its manifest, which has the checksums of its files.
+
+    None where it cannot be read, which `pages` tells of.
+    """
+    try:
+        with fsspec.open(manifest, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except FILE_ERRORS:
+        return None
 
 
 def _place(manifest: str, tree: dict[str, Any], key: str) -> str:
