@@ -477,6 +477,12 @@ def test_an_inventory_is_read_again_when_it_is_another_one(tmp_path):
     write("1.mp3", "2.mp3")
     assert planning.plan(config, state) == planning.Planned(2, 1, 1)
 
+    # A listing that goes on behind it does not see it.
+    write("1.mp3", "2.mp3", "3.mp3")
+    state.note_listing((str(tmp_path / "empty"), "a.wav"))
+    assert planning.plan(with_none, state) == planning.Planned(0, 0, 0)
+    assert planning.plan(with_none, state) == planning.Planned(3, 1, 1)
+
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"fileFormat": "XML", "fileSchema": "", "files": []}', "no"])
 def test_an_inventory_that_is_none_is_refused_by_name(tmp_path, text):

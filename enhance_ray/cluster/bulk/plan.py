@@ -129,7 +129,9 @@ def plan(
             raise ConfigError(settings.source, f"cannot be listed: {explain(error)}") from error
     if not listed and after is None and not unchanged:
         raise ConfigError(settings.source, "no audio was found in it")
-    state.note_listed(versions)
+    # Not those before the place from which an earlier listing went on: it saw what they were then.
+    seen = {source: versions[source] for _, source in sources if source in versions}
+    state.note_listed({**dict(unchanged), **seen})
     return Planned(listed, added, number - first)
 
 
