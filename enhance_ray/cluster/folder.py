@@ -129,6 +129,6 @@ class Folder:
 
 
 def _table(data: bytes, columns: Sequence[str] | None) -> pa.Table:
-    # A quarter of the time of `pq.read_table`, which plans for many large files; and of one thread at a time,
-    # since Arrow keeps memory for each thread that ever decoded.
+    # A quarter of the time of `pq.read_table`, which is made for many large files. `read_tables` calls it
+    # in one thread, since Arrow keeps memory for each thread that ever decoded.
     return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)

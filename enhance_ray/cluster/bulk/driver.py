@@ -201,7 +201,7 @@ class _Planner:
         try:
             self.planned = planning.plan(self._settings, self._state, self._note)
             logger.info(
-                "%s: %d inputs, %d of them new",
+                "%s: %d inputs were listed, %d of them are new",
                 self._settings.source,
                 self.planned.listed,
                 self.planned.added,

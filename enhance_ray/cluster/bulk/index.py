@@ -31,7 +31,7 @@ class Index:
         self.size = 0
 
     def load(self, versions: pa.Table) -> None:
-        """Take ``versions`` of which none is there, without a look at those that are."""
+        """Take ``versions``, which must be new: none is looked up, which is what `add` spends its time on."""
         self._database.register("page", versions.select(["uri", "etag"]))
         self._database.execute(f"INSERT INTO known SELECT {_KEY} FROM page")
         self._database.unregister("page")

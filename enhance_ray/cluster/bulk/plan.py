@@ -85,12 +85,12 @@ def plan(
     versions = {source: version for source in settings.inputs if (version := inputs.version(source))}
     unchanged = versions.items() & state.listed().items()
     sources = [
-        (number, source)
-        for number, source in enumerate(settings.inputs)
-        if number >= begin and (source, versions.get(source)) not in unchanged
+        (which, source)
+        for which, source in enumerate(settings.inputs)
+        if which >= begin and (source, versions.get(source)) not in unchanged
     ]
     if not sources:
-        logger.info("%s: unchanged since it was listed", settings.source)
+        logger.info("%s: it is the inventory that was listed before, and is not read again", settings.source)
         return Planned(0, 0, 0)
     with planning_folder() as folder, contextlib.closing(Index(folder)) as index:
 
@@ -129,7 +129,7 @@ def plan(
             raise ConfigError(settings.source, f"cannot be listed: {explain(error)}") from error
     if not listed and after is None and not unchanged:
         raise ConfigError(settings.source, "no audio was found in it")
-    # Not those before the place from which an earlier listing went on: it saw what they were then.
+    # Not of the inputs before `begin`: the run that listed them may have met older versions.
     seen = {source: versions[source] for _, source in sources if source in versions}
     state.note_listed({**dict(unchanged), **seen})
     return Planned(listed, added, number - first)

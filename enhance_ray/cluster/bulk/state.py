@@ -133,7 +133,7 @@ class JobState:
         self.folder.write(_LISTING, json.dumps({"input": source, "after": last}).encode())
 
     def listed(self) -> dict[str, str]:
-        """Inputs that are listed to their ends, with the versions that they had."""
+        """Inputs that were listed completely, with the versions (`inputs.version`) that they had then."""
         found: dict[str, str] = {}
         if self.folder.exists(_LISTED):
             found = json.loads(self.folder.read(_LISTED))

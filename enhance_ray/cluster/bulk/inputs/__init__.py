@@ -62,7 +62,7 @@ def pages(
 
 
 def version(source: str) -> str | None:
-    """What is another one once `pages` gives others; None where only they can tell."""
+    """A text that changes when the recordings in ``source`` do; None where only listing them can tell."""
     return inventory.version(source) if is_inventory(source) else None
 
 

@@ -59,9 +59,9 @@ def pages(manifest: str) -> Iterator[pa.Table]:
 
 
 def version(manifest: str) -> str | None:
-    """What is another one once the inventory is: of its manifest, which has the checksums of its files.
+    """A digest of ``manifest``, which changes when the inventory does: it has the checksums of all its files.
 
-    None where it cannot be read, which `pages` tells of.
+    None where it cannot be read; `pages` then says why.
     """
     try:
         with fsspec.open(manifest, "rb") as file:
