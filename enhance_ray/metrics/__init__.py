@@ -16,6 +16,7 @@ Resampling is libsoxr's, not ours: a yardstick shares no code with what it measu
 from enhance_ray.metrics.inputs import Waveform, resample
 from enhance_ray.metrics.intervals import Interval, mean_interval
 from enhance_ray.metrics.listeners import (
+    DNSMOS_CURVES,
     DNSMOS_SECONDS,
     ESTOI_RATE,
     NARROWBAND_RATE,
@@ -49,6 +50,7 @@ from enhance_ray.metrics.table import METRICS, OPINIONS, RECORDED, Metric, score
 __all__ = [
     "CLIPPED_LEAST",
     "CLIPPED_RUN",
+    "DNSMOS_CURVES",
     "DNSMOS_SECONDS",
     "ESTOI_RATE",
     "LSD_FLOOR",

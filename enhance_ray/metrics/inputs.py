@@ -39,8 +39,8 @@ def pair(estimate: Waveform, reference: Waveform) -> tuple[NDArray[np.float64], 
     return estimate.astype(np.float64), reference.astype(np.float64)
 
 
-def require(package: str) -> Any:
-    """The module ``package``.
+def require(package: str, extra: str = "eval") -> Any:
+    """The module ``package``, which comes with ``extra``.
 
     Raises:
         ConfigError: it is absent.
@@ -48,20 +48,21 @@ def require(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise _missing(package) from error
+        raise _missing(package, extra) from error
 
 
-def folder_of(package: str) -> Path:
-    """Where ``package`` keeps its files, found without running its code.
+def folder_of(package: str, extra: str = "eval") -> Path:
+    """Where ``package``, which comes with ``extra``, keeps its files, found without running its code.
 
     Raises:
         ConfigError: it is absent.
     """
     specification = importlib.util.find_spec(package)
     if specification is None or specification.origin is None:
-        raise _missing(package)
+        raise _missing(package, extra)
     return Path(specification.origin).parent
 
 
-def _missing(package: str) -> ConfigError:
-    return ConfigError("scores", f"need the package {package}: pip install 'enhance-ray[eval]'")
+def _missing(package: str, extra: str) -> ConfigError:
+    key = "scores" if extra == "eval" else "loss"
+    return ConfigError(key, f"need the package {package}: pip install 'enhance-ray[{extra}]'")

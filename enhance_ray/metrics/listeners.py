@@ -26,6 +26,13 @@ ESTOI_RATE = 10_000
 
 DNSMOS_SECONDS = 9.01
 """Length of the windows that DNSMOS rates, one a second."""
+DNSMOS_CURVES = (
+    (-0.08397278, 1.22083953, 0.0052439),
+    (-0.13166888, 1.60915514, -0.39604546),
+    (-0.06766283, 1.11546468, 0.04602535),
+)
+"""One polynomial each, highest power first, fits the network's raw outputs of speech, background and whole to
+the ratings (DNS Challenge, dnsmos_local.py)."""
 
 PHONES_LEAST = 5
 """Of fewer phones in the reference an error rate says nothing."""
@@ -165,11 +172,9 @@ def dnsmos(waveform: Waveform, sample_rate: int) -> dict[str, float]:
     windows = int(waveform.size // WIDEBAND_RATE - DNSMOS_SECONDS) + 1  # the script's rounding
     starts = WIDEBAND_RATE * np.arange(windows)
     raw = np.array([session.run(None, {"input_1": waveform[None, s : s + window]})[0][0] for s in starts])
-    # One polynomial each fits the network's raw outputs to the ratings (DNS Challenge, dnsmos_local.py).
     return {
-        "sig": float(np.polyval([-0.08397278, 1.22083953, 0.0052439], raw[:, 0]).mean()),
-        "bak": float(np.polyval([-0.13166888, 1.60915514, -0.39604546], raw[:, 1]).mean()),
-        "ovrl": float(np.polyval([-0.06766283, 1.11546468, 0.04602535], raw[:, 2]).mean()),
+        scale: float(np.polyval(curve, of_windows).mean())
+        for scale, curve, of_windows in zip(("sig", "bak", "ovrl"), DNSMOS_CURVES, raw.T, strict=True)
     }
 
 

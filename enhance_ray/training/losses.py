@@ -20,6 +20,7 @@ from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.settings.ranges import NotEmpty, NotNegative, Positive, Share
 from enhance_ray.settings.schema import settings
 from enhance_ray.training.disturbance import disturbance_loss
+from enhance_ray.training.dnsmos import dnsmos_loss
 
 Scores = Mapping[str, Sequence[Tensor]]
 """What `models.discriminators.Discriminator` answers."""
@@ -51,14 +52,16 @@ class DenoiserLossConfig:
     """Weight of `loudness_loss`."""
     disturbance: NotNegative = 0.0
     """Weight of `disturbance_loss`, what PESQ would take off; a few hundredths, as its value is about 2."""
+    dnsmos: NotNegative = 0.0
+    """Weight of `dnsmos_loss`, what DNSMOS takes off; a few hundredths, as its value is about 0.7."""
     keep_level: bool = False
     """Scale the target by the input's peak, so that speech keeps its level; the original scales it by its
     own peak, which asks the net for a gain that a mask cannot give."""
 
     def __post_init__(self) -> None:
-        if not self.waveform + self.spectrum + self.loudness + self.disturbance:
+        if not self.waveform + self.spectrum + self.loudness + self.disturbance + self.dnsmos:
             raise ConfigError(
-                "waveform, spectrum, loudness, disturbance", "one of the weights must be positive"
+                "waveform, spectrum, loudness, disturbance, dnsmos", "one of the weights must be positive"
             )
 
 
@@ -255,6 +258,8 @@ def denoiser_loss(
         parts["loudness"] = config.loudness * loudness_loss(estimate, target)
     if config.disturbance:
         parts["disturbance"] = config.disturbance * disturbance_loss(estimate, target)
+    if config.dnsmos:
+        parts["dnsmos"] = config.dnsmos * dnsmos_loss(estimate, target)
     return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
 
 

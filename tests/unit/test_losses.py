@@ -13,6 +13,7 @@ from enhance_ray.dsp.mel import erb_weights
 from enhance_ray.errors import ConfigError
 from enhance_ray.settings.options import MODEL_RATE
 from enhance_ray.training.disturbance import disturbance_loss
+from enhance_ray.training.dnsmos import DnsmosNet, dnsmos_loss
 from enhance_ray.training.losses import (
     DenoiserLossConfig,
     compressed_spectral_loss,
@@ -147,7 +148,9 @@ def test_loudness_is_a_power_of_energy_and_deaf_to_phases(waveform):
 
 def test_silence_has_a_finite_gradient(waveform):
     silence = torch.zeros_like(waveform, requires_grad=True)
-    (loss(silence, waveform, 0.3) + loudness_loss(silence, waveform)).backward()
+    (
+        loss(silence, waveform, 0.3) + loudness_loss(silence, waveform) + dnsmos_loss(silence, waveform)
+    ).backward()
     assert silence.grad.isfinite().all()
 
 
@@ -177,6 +180,33 @@ def test_a_disturbance_is_what_wideband_pesq_takes_off(damage):
         theirs.append(pesq.pesq(16_000, speech, narrow(heard), "wb"))
     assert sorted(ours, reverse=True) == ours
     assert ours == pytest.approx(theirs, abs=0.8)
+
+
+def test_the_network_of_dnsmos_rates_as_the_metric_does():
+    speech = narrow(read_speech())
+    window = round(metrics.DNSMOS_SECONDS * 16_000)
+    for level in (0, 0.01, 0.1):
+        noise = torch.randn(len(speech), generator=torch.Generator().manual_seed(1)).numpy()
+        heard = (speech + level * noise).clip(-1, 1)
+        whole = torch.from_numpy(heard).repeat(4)[None, :window]  # the metric doubles what is shorter
+        ours = DnsmosNet()(whole)[0].tolist()
+        assert ours == pytest.approx(list(metrics.dnsmos(whole[0].numpy(), 16_000).values()), abs=1e-3)
+
+
+def test_dnsmos_minds_noise_and_leaves_alone_what_is_right():
+    speech = read_speech()[None]
+    noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(1))
+    costs = [dnsmos_loss(speech + level * noise, speech).item() for level in (0, 0.001, 0.01, 0.1)]
+    assert costs[0] == 0 and costs == sorted(costs) and costs[-1] > 1
+
+
+def test_dnsmos_leads_away_from_noise():
+    """A step against its gradient takes from the gain of noise, and not from that of speech."""
+    speech = read_speech()[None]
+    noise = 0.03 * torch.randn(speech.shape, generator=torch.Generator().manual_seed(1))
+    gains = torch.ones(2, requires_grad=True)
+    dnsmos_loss(gains[0] * speech + gains[1] * noise, speech).backward()
+    assert gains.grad[1] > 0 > gains.grad[0]
 
 
 def test_parts_are_weighted_and_named(waveform):
