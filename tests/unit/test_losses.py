@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,12 @@ def test_dnsmos_leads_away_from_noise():
     gains = torch.ones(2, requires_grad=True)
     dnsmos_loss(gains[0] * speech + gains[1] * noise, speech).backward()
     assert gains.grad[1] > 0 > gains.grad[0]
+
+
+def test_the_loss_of_dnsmos_names_the_package_and_the_extra_that_it_lacks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"loss: need the package onnx: .*enhance-ray\[train\]"):
+        DnsmosNet()
 
 
 def test_parts_are_weighted_and_named(waveform):
