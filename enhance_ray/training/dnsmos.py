@@ -2,7 +2,7 @@
 
 The network of DNSMOS P.835 (Reddy et al. 2022, arXiv:2110.01763) in PyTorch, which can differentiate it, with
 the weights in the package `speechmos`. It is used in training alone: a model that is trained contains none
-of it. A net that learned by it is rated by it better than by ears, so that other metrics must agree.
+of it. A net can learn to please the network more than ears: judge what was trained so by other metrics, too.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ def dnsmos_loss(
 ) -> Float[Tensor, ""]:
     """By how much the whole of ``estimate`` is rated lower than the best clean speech, in MOS.
 
-    The target is not asked for its rating: that of a recording in a room is low, and the answer should be
-    better. What is all but equal to its target is left alone: it counts by the share of ``target``'s power
-    that is wrong, half at -20 dB. Only the first half of the batch is rated, as
-    ratings take long. The loss knows neither what was said nor by whom, so that it needs others
+    The target's own rating does not matter: that of a recording in a room is low, and the answer should be
+    better. An answer that is near its target already is left alone: each counts by the share of its power
+    that is wrong, and by half where the error is 20 dB below the speech. Only the first half of the batch is
+    rated, as ratings take long. The loss knows neither what was said nor by whom, so that it needs others
     beside it.
 
     Args:
