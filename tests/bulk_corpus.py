@@ -160,8 +160,9 @@ def write_poison(folder):
     return codes
 
 
-def load_with_every_poison(settings):
-    """The packaged denoiser with NaN for one voice, in a process that some files end."""
+def load_with_every_poison(settings, log):
+    """The packaged denoiser with NaN for one voice, in a process that some files end; notes in the file
+    ``log`` what it is given."""
     decode = audio.decode
 
     def deadly(path, **options):
@@ -174,7 +175,7 @@ def load_with_every_poison(settings):
     audio.decode = deadly
     loaded = driver.load_enhancer(settings)
     return Enhancer(
-        _NanForSquares(loaded.denoiser),
+        _NanForSquares(loaded.denoiser, log),
         framing=loaded.framing,
         fingerprint=POISON,
         device=settings.device,
@@ -183,16 +184,20 @@ def load_with_every_poison(settings):
 
 
 class _NanForSquares(torch.nn.Module):
-    """Weights that overflow for one voice, and do nothing to others."""
+    """Weights that overflow for one voice, and do nothing to others. What is given is noted before it is
+    done, so that what a process was killed over counts."""
 
-    def __init__(self, denoiser):
+    def __init__(self, denoiser, log):
         super().__init__()
         self.denoiser = denoiser
+        self.log = log
 
     def forward(self, rows):
-        output = self.denoiser(rows)
         spread = rows.abs().std(-1, keepdim=True) / rows.abs().mean(-1, keepdim=True)
-        return torch.where(spread < 0.3, torch.nan, output)
+        is_square = spread < 0.3
+        with Path(self.log).open("a") as log:
+            log.write(f"{rows[~is_square[:, 0]].numel()}\n")
+        return torch.where(is_square, torch.nan, self.denoiser(rows))
 
 
 class _Slow(torch.nn.Module):

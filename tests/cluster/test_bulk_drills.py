@@ -186,7 +186,7 @@ def test_the_storage_is_away_for_half_a_minute(storage_server, s3, ray_cluster, 
 @pytest.mark.drill("actors, ledgers, drivers, machines and the storage, at random")
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
-    ("count", "kills", "pause"), [(60, 8, 8.0), pytest.param(1000, 100, 6.0, marks=pytest.mark.soak)]
+    ("count", "kills", "pause"), [(60, 8, 8.0), pytest.param(1000, 100, 5.0, marks=pytest.mark.soak)]
 )
 def test_kills_at_random_times(storage_server, s3, ray_cluster, tmp_path, tally, count, kills, pause):
     """With ten files that are poison, of four kinds."""
@@ -200,41 +200,50 @@ def test_kills_at_random_times(storage_server, s3, ray_cluster, tmp_path, tally,
     expected = {name: (out / name).read_bytes() for name in whole}
     config = BulkConfig(input=f"{place}/in", output=f"{place}/out")
 
-    killed = Chaos(ray_cluster, storage_server, config, tmp_path / "driver.log").run(kills, pause)
+    killed = Chaos(ray_cluster, storage_server, config, tmp_path).run(kills, pause)
 
     print(f"\nkilled: {dict(killed)}")
     compare(config, expected, count, tally)
-    rows = {Path(row["uri"]).name: row for row in records(job_state(config.output)) if row["code"]}
-    assert {name: row["code"] for name, row in rows.items()} == poison
-    assert all(row["reason"] for row in rows.values())
+    rows = records(job_state(config.output))
+    bad = {Path(row["uri"]).name: row for row in rows if row["code"]}
+    assert {name: row["code"] for name, row in bad.items()} == poison
+    assert all(row["reason"] for row in bad.values())
     told = json.loads(fsspec.open(f"{job_state(config.output).folder.uri}/report.json").open().read())
-    again = told["seconds_computed"] - told["seconds"]
-    print(f"{told['seconds']:.0f} s of audio, {again:.0f} s computed again, {told['deaths']} actors lost")
-    # Each death costs half of a recording, or nothing while an actor starts; 2.9 % were observed.
-    assert again < 0.04 * told["seconds"] or count < 1000
+    once = sum(row["seconds"] * row["channels"] for row in rows if row["status"] == "done")
+    computed = sum(map(int, (tmp_path / "computed").read_text().split())) / 44_100
+    again = computed - once
+    print(
+        f"{once:.0f} s of audio, {again:.0f} s computed again ({again / once:.1%}), which the report has as"
+    )
+    print(f"{told['seconds_computed'] - told['seconds']:.0f} s of recordings; {told['deaths']} actors lost")
+    assert computed > 0.99 * once  # all was counted
+    # Half of a recording for each of some 120 processes that died at work: 6.0 % were observed.
+    assert again < 0.08 * once or count < 1000
 
 
 class Chaos:
     """Runs a job by its command, again and again, while things around it are killed."""
 
     CODE = """
-import sys, ray
+import functools, sys, ray
 from bulk_corpus import load_with_every_poison
 from enhance_ray.cluster.bulk import BulkConfig, driver, running
 running._USAGE_SECONDS = 1
 ray.init(address=sys.argv[1], logging_level="error", log_to_driver=False)
 config = BulkConfig(
     input=sys.argv[2], output=sys.argv[3], actors=2, cpus_per_actor=4, files_at_once=1, files_per_part=20,
-    flush_seconds=0.5, lease_seconds=10, max_failed=None,
+    flush_seconds=0.1, lease_seconds=10, max_failed=None,
 )
-outcome = driver.run(config, load=load_with_every_poison, fingerprint="poison")
+load = functools.partial(load_with_every_poison, log=sys.argv[4])
+outcome = driver.run(config, load=load, fingerprint="poison")
 assert outcome.status == "complete" and not outcome.parts_left, outcome
 """
     KINDS = (("actor", 70), ("ledger", 10), ("driver", 8), ("machine", 8), ("storage", 4))
 
-    def __init__(self, cluster, server, config, log):
+    def __init__(self, cluster, server, config, folder):
         self.cluster, self.server, self.config = cluster, server, config
-        self.log = log.open("a")
+        self.log = (folder / "driver.log").open("a")
+        self.computed = folder / "computed"
         self.random = random.Random(0)
         self.node = None
 
@@ -267,7 +276,9 @@ assert outcome.status == "complete" and not outcome.parts_left, outcome
     def start(self):
         command = [sys.executable, "-c", self.CODE, self.cluster.address]
         return subprocess.Popen(
-            [*command, self.config.input, self.config.output], stdout=self.log, stderr=subprocess.STDOUT
+            [*command, self.config.input, self.config.output, str(self.computed)],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
         )
 
     def add_machine(self):

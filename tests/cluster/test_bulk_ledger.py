@@ -175,9 +175,8 @@ def test_files_are_announced_before_they_are_opened_and_a_part_hears_of_its_end(
     assert part.opened == 2
 
 
-def test_a_suspect_waits_until_nothing_is_open_and_nothing_opens_beside_it():
-    feed = TaskFeed(Announced())
-    feed.add(part_of("a", "suspect", "b", alone={"suspect"}))
+def inputs_of(feed):
+    """What comes out of it, as it comes."""
     given = queue.SimpleQueue()
 
     def take():
@@ -185,12 +184,48 @@ def test_a_suspect_waits_until_nothing_is_open_and_nothing_opens_beside_it():
             given.put(job.input)
 
     threading.Thread(target=take, daemon=True).start()
+    return given
+
+
+def nothing_comes(given):
+    with pytest.raises(queue.Empty):
+        given.get(timeout=0.2)
+    return True
+
+
+def test_a_suspect_waits_until_all_before_it_is_written_down_and_nothing_opens_beside_it():
+    feed = TaskFeed(Announced())
+    part = part_of("a", "suspect", "b", alone={"suspect"})
+    feed.add(part)
+    given = inputs_of(feed)
+
     assert given.get(timeout=5) == "a"
-    for name, following in (("a", "suspect"), ("suspect", "b")):
-        with pytest.raises(queue.Empty):
-            given.get(timeout=0.2)
-        answer(feed, name)
-        assert given.get(timeout=5) == following
+    assert nothing_comes(given)
+    answer(feed, "a")
+    assert nothing_comes(given)
+    task, _ = part.answers.get_nowait()
+    assert task.name == "a"
+    part.answers.get_nowait()()
+    assert given.get(timeout=5) == "suspect"
+    assert nothing_comes(given)
+    answer(feed, "suspect")
+    assert given.get(timeout=5) == "b"
+    feed.close()
+
+
+def test_a_suspect_does_not_wait_for_a_part_that_is_gone():
+    feed = TaskFeed(Announced())
+    gone, part = part_of("a", name="gone"), part_of("suspect", alone={"suspect"})
+    feed.add(gone)
+    feed.add(part)
+    given = inputs_of(feed)
+
+    assert given.get(timeout=5) == "a"
+    answer(feed, "a")
+    part.answers.get(timeout=5)()
+    assert nothing_comes(given)
+    feed.remove(gone)
+    assert given.get(timeout=5) == "suspect"
     feed.close()
 
 

@@ -50,8 +50,9 @@ class PartWork(Protocol):
     is_complete: bool
     """Whether `results` ended because there is a record of every file."""
 
-    def results(self, timeout: float) -> Iterator[list[Row]]:
-        """Records as they come, and an empty list where none came for ``timeout`` seconds."""
+    def results(self, timeout: float) -> Iterator[list[Row] | None]:
+        """Records as they come, an empty list where none came for ``timeout`` seconds, and None where those
+        that came are to be written down now."""
 
     def close(self) -> None:
         """Remove what it left on this machine."""
@@ -107,25 +108,25 @@ def attempt_part(
     work = begin_work(part, rows, assignment)
     try:
         for finished in work.results(flush_seconds):
-            fresh += finished
-            if fresh and time.monotonic() - flushed > flush_seconds:
+            fresh += finished or []
+            if fresh and (finished is None or time.monotonic() - flushed > flush_seconds):
                 flush()
                 flushed = time.monotonic()
+        if not work.is_complete:
+            if fresh:
+                flush()
+            leases.end(part, attempt)
+            return False
+        table = unique(pa.concat_tables([*records, pa.Table.from_pylist(fresh, RECORDS)]))
+        if lost := {row["uri"] for row in manifest} - set(table["uri"].to_pylist()):
+            raise RuntimeError(f"{part}: there is no record of {sorted(lost)[:3]}")
+        leases.check()
+        state.stage(part, attempt, table)
+        leases.commit(part, attempt, _count(table, sum(row["bytes"] or 0 for row in manifest)))
+        state.drop_progress(part)
+        return True
     finally:
         work.close()
-    if not work.is_complete:
-        if fresh:
-            flush()
-        leases.end(part, attempt)
-        return False
-    table = unique(pa.concat_tables([*records, pa.Table.from_pylist(fresh, RECORDS)]))
-    if lost := {row["uri"] for row in manifest} - set(table["uri"].to_pylist()):
-        raise RuntimeError(f"{part}: there is no record of {sorted(lost)[:3]}")
-    leases.check()
-    state.stage(part, attempt, table)
-    leases.commit(part, attempt, _count(table, sum(row["bytes"] or 0 for row in manifest)))
-    state.drop_progress(part)
-    return True
 
 
 def _count(records: pa.Table, size: int) -> Count:

@@ -6,6 +6,7 @@ next part's files begin while the last of this one are under way: the model does
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections import deque
@@ -41,11 +42,11 @@ class Part:
 
     name: str
     tasks: Iterator[FileTask]
-    answers: queue.SimpleQueue[tuple[FileTask, Record] | BaseException | None] = field(
+    answers: queue.SimpleQueue[tuple[FileTask, Record] | Callable[[], None] | BaseException | None] = field(
         default_factory=queue.SimpleQueue
     )
-    """A record each, in the order of completion; None when there are no more files; an error where the engine
-    ended before."""
+    """A record each, in the order of completion; what to call when all before it has been written down; None
+    when there are no more files; an error where the engine ended before."""
     opened: int = 0
     """Files that came out so far; all, once None is in `answers`."""
 
@@ -66,13 +67,23 @@ class TaskFeed(Iterator[Job]):
         self._parts: deque[Part] = deque()
         self._open: dict[str, deque[FileTask]] = {}  # by input; two versions of one may be open
         self._ready: deque[FileTask] = deque()  # announced
-        self._held: FileTask | None = None  # has to wait until nothing is open
+        self._held: FileTask | None = None  # has to wait until nothing is open, and all is written down
+        self._begun: set[Part] = set()
+        self._unwritten: set[Part] = set()
         self._is_closed = False
 
     def add(self, part: Part) -> None:
         """Take another part; its files come after those of the parts before."""
         with self._changed:
             self._parts.append(part)
+            self._begun.add(part)
+            self._changed.notify_all()
+
+    def remove(self, part: Part) -> None:
+        """Wait for nothing of ``part`` any more."""
+        with self._changed:
+            self._begun.discard(part)
+            self._unwritten.discard(part)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -120,10 +131,23 @@ class TaskFeed(Iterator[Job]):
         if self._ready:
             return self._ready.popleft()
         task, self._held = self._held, None
-        if task is None or not self._wait(lambda: not self._open):
+        if task is None or not self._wait(lambda: not self._open) or not self._wait_for_records():
             return None
         self._announce([task])
         return task
+
+    def _wait_for_records(self) -> bool:
+        """Have all parts write down what they have: a file that kills would cost that, too, each time."""
+        with self._changed:
+            self._unwritten = set(self._begun)
+            for part in self._unwritten:
+                part.answers.put(functools.partial(self._note_written, part))
+        return self._wait(lambda: not self._unwritten)
+
+    def _note_written(self, part: Part) -> None:
+        with self._changed:
+            self._unwritten.discard(part)
+            self._changed.notify_all()
 
     def _fill(self) -> None:
         """Get the next few files, the announcement of which costs one message."""

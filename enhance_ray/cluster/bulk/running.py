@@ -92,6 +92,7 @@ class Run:
         try:
             with _signals(self._interrupted):
                 ray.get(self._ledger.offer.remote(parts))
+                self._write_usage(ray.get(self._ledger.snapshot.remote()))  # a run that dies at once counts
                 self._run_pools(len(parts))
         except KeyboardInterrupt:  # of `_watch`: nothing is left to wait for
             if self._status == "complete":

@@ -74,7 +74,8 @@ class JobTotals:
     actor_seconds: float = 0.0
     """That actors were there, in all runs."""
     seconds_computed: float = 0.0
-    """Of audio, what was done twice included."""
+    """Of audio, what was done twice included, as far as actors told: not what a lost one did since its last
+    news."""
     deaths: int = 0
     """Actors that were lost."""
     runs: int = 0
@@ -209,7 +210,7 @@ def _page(settings: BulkConfig, sums: _Sums, usage: Mapping[str, float]) -> str:
         Card(_size(totals.output_bytes), "written"),
         Card(report.duration(totals.actor_seconds), "of actors"),
         Card(f"{totals.deaths:,}", "actors lost"),
-        Card(report.duration(again), "of audio computed again"),
+        Card(report.duration(again), "of audio computed again, at least"),
     ]
     if totals.actor_seconds:
         cards.append(Card(f"{totals.seconds / totals.actor_seconds:,.0f}", "h of audio per actor-hour"))

@@ -133,6 +133,7 @@ class Worker:
     def _forget(self, part: Part) -> None:
         with self._lock:
             self._parts.discard(part)
+        self._feed.remove(part)
 
     def _stop(self, order: Order) -> None:
         self._feed.close()
@@ -311,8 +312,8 @@ class _PartWork:
         self.part = Part(name, self._tasks())
         self.is_complete = False
 
-    def results(self, timeout: float) -> Iterator[list[Row]]:
-        """Records as they come, and an empty list where none came for ``timeout`` seconds."""
+    def results(self, timeout: float) -> Iterator[list[Row] | None]:
+        """See `attempt.PartWork`."""
         answered = 0
         has_all = False
         while not has_all or answered < self.part.opened:
@@ -323,7 +324,10 @@ class _PartWork:
                 continue
             if isinstance(answer, BaseException):
                 return
-            if answer is None:
+            if callable(answer):
+                yield None
+                answer()
+            elif answer is None:
                 has_all = True
             else:
                 answered += 1
