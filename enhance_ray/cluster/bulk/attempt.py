@@ -126,7 +126,7 @@ def attempt_part(
         state.drop_progress(part)
         return True
     finally:
-        work.close()
+        work.close()  # after the commit: until then there are records that a killed process would lose
 
 
 def _count(records: pa.Table, size: int) -> Count:

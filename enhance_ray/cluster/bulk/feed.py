@@ -80,7 +80,7 @@ class TaskFeed(Iterator[Job]):
             self._changed.notify_all()
 
     def remove(self, part: Part) -> None:
-        """Wait for nothing of ``part`` any more."""
+        """Forget ``part``, whose records are written down, or which was left."""
         with self._changed:
             self._begun.discard(part)
             self._unwritten.discard(part)
