@@ -316,8 +316,7 @@ def test_a_job_outlives_its_driver_and_a_storage_that_is_away(
     output = f"{s3}/driver/out"
     code = f"""
 import ray, sys
-from enhance_ray.cluster.bulk import BulkConfig, driver, running
-running._USAGE_SECONDS = 0.2
+from enhance_ray.cluster.bulk import BulkConfig, driver
 ray.init(address={ray_cluster.address!r}, logging_level="error", log_to_driver=False)
 driver.run(BulkConfig(input=sys.argv[1], output=sys.argv[2], flush_seconds=0.2, max_failed=None))
 """
