@@ -119,7 +119,10 @@ def outputs(uri):
     """Their names in the storage, as they are now; what is read of a job at work may be gone by then."""
     filesystem, root = fsspec.url_to_fs(uri)
     filesystem.invalidate_cache()
-    return [name for name in filesystem.find(root) if "_enhance_ray" not in name]
+    # Not the root: s3fs gives it as a file where the first object is written while it looks.
+    return [
+        name for name in filesystem.find(root) if name.startswith(f"{root}/") and "_enhance_ray" not in name
+    ]
 
 
 def contents(uri):
